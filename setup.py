@@ -1,0 +1,75 @@
+"""Packaging. `configs/` and `data/` install as `openseg_jax.configs` and `openseg_jax.data`."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+README = Path(__file__).with_name("README.md")
+
+CORE = [
+    "jax>=0.10,<0.13",
+    "flax>=0.12",
+    "optax>=0.2.5",
+    "orbax-checkpoint>=0.11.30,<0.13",
+    "ml_collections>=1.0",
+    "clu>=0.0.12",
+    "grain>=0.2.12",
+    "jaxtyping>=0.2.34",
+    "absl-py>=2.0",
+    "numpy>=1.26",
+    "scipy>=1.11",
+    "pillow>=10.0",
+    "scikit-image>=0.22",
+    "tokenizers>=0.20",
+    "sentencepiece>=0.2.0",
+    "safetensors>=0.4.5",
+    "huggingface_hub>=0.25",
+    "rich>=13.0",
+]
+
+EXTRAS = {
+    "tpu": ["jax[tpu]>=0.10,<0.13"],
+    "cuda12": ["jax[cuda12]>=0.10,<0.13"],
+    "cuda13": ["jax[cuda13]>=0.10,<0.13"],
+    # clu's TensorBoard writer imports both; training without them writes JSON lines instead.
+    "train": ["tensorflow-cpu>=2.18", "tensorboard>=2.18"],
+    "data": ["tensorflow-datasets>=4.9.7"],
+    "web": ["gradio>=5.0"],
+    "test": [
+        "pytest>=8.0",
+        "pytest-xdist>=3.5",
+        "beartype>=0.18",
+        "ruff>=0.6",
+        "pyright[nodejs]>=1.1.380",
+    ],
+    # Parity with torch implementations. Test only: the library itself never imports torch.
+    "parity": ["torch>=2.2", "transformers>=4.45"],
+}
+
+setup(
+    name="openseg_jax",
+    version="0.1.0",
+    description="Open-vocabulary segmentation in JAX: CLIP, CaR, MAFT and SegCLIP on one core",
+    long_description=README.read_text(encoding="utf-8") if README.exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["openseg_jax", "openseg_jax.*"])
+    + ["openseg_jax.configs", "openseg_jax.data"],
+    package_dir={"openseg_jax.configs": "configs", "openseg_jax.data": "data"},
+    package_data={
+        "openseg_jax": ["py.typed"],
+        "openseg_jax.text": ["*.gz", "*.txt"],
+        "openseg_jax.miniature": ["weights/*"],
+        "openseg_jax.data": ["vocabularies/*.txt", "*.md"],
+    },
+    install_requires=CORE,
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["openseg = openseg_jax.cli.main:main"]},
+    classifiers=[
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+    ],
+)
