@@ -1,0 +1,66 @@
+"""Errors that a person can act on.
+
+`UserError` is the one exception for mistakes of the person at the keyboard. The command line
+prints its text as a single line; Python callers catch it as a ValueError.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any, NoReturn
+
+
+class UserError(ValueError):
+    """A mistake in what the user gave: the message names it and says how to mend it."""
+
+
+def expected(name: str, want: str, got: str, fix: str) -> UserError:
+    """Builds the standard message: argument, what was expected, what came, and the fix."""
+    return UserError(f"{name}: expected {want}, got {got}; {fix}")
+
+
+def describe(x: Any) -> str:
+    """Names a value's type the way our annotations do, e.g. `uint8[480 640 3]`."""
+    shape, dtype = getattr(x, "shape", None), getattr(x, "dtype", None)
+    if shape is None or dtype is None:
+        return type(x).__name__
+    return f"{dtype}[{' '.join(str(n) for n in shape)}]"
+
+
+def check_shape(x: Any, dims: str, name: str, *, dtype: str | None = None, fix: str = "") -> None:
+    """Raises `UserError` unless `x` has the shape that `dims` spells.
+
+    Args:
+        x: any array.
+        dims: blank-separated sizes and letters, e.g. `"B H W 3"`. Letters match any size.
+        name: the argument's name, for the message.
+        dtype: required dtype name, e.g. `"uint8"`; None accepts all.
+        fix: what to do about it.
+    """
+    want = dims.split()
+    shape = getattr(x, "shape", None)
+    wrong = shape is None or len(shape) != len(want)
+    if shape is not None and not wrong:
+        wrong = any(d.isdigit() and int(d) != n for d, n in zip(want, shape, strict=True))
+    if not wrong and dtype is not None:
+        wrong = str(x.dtype) != dtype
+    if wrong:
+        raise expected(
+            name, f"{dtype or 'array'}[{dims}]", describe(x), fix or f"reshape it to [{dims}]"
+        )
+
+
+def unknown_name(name: str, choices: Iterable[str], what: str) -> NoReturn:
+    """Raises `UserError` for a name that is not among `choices`, with the closest one.
+
+    Args:
+        name: what the user wrote.
+        choices: the known names.
+        what: the kind of thing, e.g. `"method"`.
+    """
+    known = sorted(choices)
+    lower = {k.lower(): k for k in known}
+    near = difflib.get_close_matches(name.lower(), list(lower), n=1, cutoff=0.4)
+    hint = f"did you mean {lower[near[0]]!r}? " if near else ""
+    raise UserError(f"{what}: unknown name {name!r}; {hint}known: {', '.join(known) or 'none'}")

@@ -1,0 +1,82 @@
+"""Writing files so that nobody ever sees half of one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from openseg_jax.errors import UserError
+
+
+def _said(path: Path, error: OSError) -> UserError:
+    reason = error.strerror or str(error)
+    return UserError(f"{path}: cannot write ({reason}); choose another place or free some space")
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yields a path beside `path` to write to, and renames it into place on success.
+
+    On an error the part-written file is removed and `path` is as it was.
+
+    Raises:
+        UserError: when the folder or the file cannot be written.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        os.close(handle)
+    except OSError as error:
+        raise _said(path, error) from error
+    aside = Path(name)
+    try:
+        yield aside
+        # mkstemp makes files that only the owner can read; give what umask would have given.
+        aside.chmod(0o666 & ~_umask())
+        os.replace(aside, path)
+    except OSError as error:
+        raise _said(path, error) from error
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yields an empty folder beside `path`, and renames it into place on success.
+
+    An existing folder at `path` is replaced as a whole; on an error it is left as it was.
+
+    Raises:
+        UserError: when the folder cannot be written.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    except OSError as error:
+        raise _said(path, error) from error
+    try:
+        yield aside
+        aside.chmod(0o777 & ~_umask())
+        old = None
+        if path.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
+            os.replace(path, old / path.name)
+        os.replace(aside, path)
+        if old is not None:
+            shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        raise _said(path, error) from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
