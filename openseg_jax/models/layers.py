@@ -1,0 +1,234 @@
+"""The transformer block that both towers stack, and how a stack of them is run.
+
+A tower keeps the parameters of all blocks in one tree with a leading depth axis. That serves a
+`lax.scan` (one block is compiled, not twelve), any sub-range of blocks (CaR stops one early, MAFT
+splits at block 8), and sharding rules that need one name per kind of parameter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from openseg_jax.ops.attention import attention, attention_weights
+from openseg_jax.types import Array, Bool, Float, Params
+
+
+def quick_gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Applies x·σ(1.702 x), the activation of OpenAI's CLIP (not a GELU: differs by 0.02)."""
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
+ACTIVATION: dict[str, Callable[[Array], Array]] = {
+    "quick_gelu": quick_gelu,
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+}
+
+
+class LayerNorm(nn.Module):
+    """Normalises the last axis in float32 and returns the dtype that came in."""
+
+    eps: float
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        width = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (width,), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (width,), jnp.float32)
+        # The two-pass variance: E[x²]−E[x]² loses digits that parity tests see.
+        y = x.astype(jnp.float32)
+        y = y - y.mean(axis=-1, keepdims=True)
+        y = y * jax.lax.rsqrt(jnp.square(y).mean(axis=-1, keepdims=True) + self.eps)
+        return (y * scale + bias).astype(x.dtype)
+
+
+class Mlp(nn.Module):
+    """Two linear maps with an activation between."""
+
+    width: int
+    hidden: int
+    act: str
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        x = nn.Dense(self.hidden, dtype=self.dtype, name="c_fc")(x)
+        return nn.Dense(self.width, dtype=self.dtype, name="c_proj")(ACTIVATION[self.act](x))
+
+
+class Attention(nn.Module):
+    """Multi-head attention with separate query, key, value and output maps."""
+
+    width: int
+    heads: int
+    dtype: jnp.dtype = jnp.float32
+    backend: str = "auto"
+
+    def setup(self) -> None:
+        self.query = nn.Dense(self.width, dtype=self.dtype)
+        self.key = nn.Dense(self.width, dtype=self.dtype)
+        self.value = nn.Dense(self.width, dtype=self.dtype)
+        self.out = nn.Dense(self.width, dtype=self.dtype)
+
+    def _heads(self, x: Float[Array, "B N D"]) -> Float[Array, "B N A d"]:
+        return x.reshape(*x.shape[:-1], self.heads, self.width // self.heads)
+
+    def project_in(
+        self, x: Float[Array, "B N D"], kv: Float[Array, "B S D"] | None = None
+    ) -> tuple[Float[Array, "B N A d"], Float[Array, "B S A d"], Float[Array, "B S A d"]]:
+        """Computes queries of `x`, and keys and values of `kv` (of `x` when None)."""
+        kv = x if kv is None else kv
+        return self._heads(self.query(x)), self._heads(self.key(kv)), self._heads(self.value(kv))
+
+    def project_out(self, x: Float[Array, "B N A d"]) -> Float[Array, "B N D"]:
+        """Joins the heads and applies the output map."""
+        return self.out(x.reshape(*x.shape[:-2], self.width))
+
+    def __call__(
+        self,
+        x: Float[Array, "B N D"],
+        kv: Float[Array, "B S D"] | None = None,
+        mask: Bool[Array, "#B #A #N S"] | None = None,
+    ) -> Float[Array, "B N D"]:
+        q, k, v = self.project_in(x, kv)
+        return self.project_out(attention(q, k, v, mask=mask, backend=self.backend))
+
+    def with_weights(
+        self, x: Float[Array, "B N D"]
+    ) -> tuple[Float[Array, "B N D"], Float[Array, "B N N"]]:
+        """Attends, and also returns the attention map averaged over heads (float32)."""
+        q, k, v = self.project_in(x)
+        weights = attention_weights(q, k)
+        out = jnp.einsum("bans,bsad->bnad", weights.astype(v.dtype), v)
+        return self.project_out(out), weights.mean(axis=1)
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block: x += attn(ln_1 x); x += mlp(ln_2 x)."""
+
+    width: int
+    heads: int
+    mlp_width: int
+    act: str
+    eps: float
+    dtype: jnp.dtype = jnp.float32
+    backend: str = "auto"
+
+    def setup(self) -> None:
+        self.ln_1 = LayerNorm(self.eps)
+        self.attn = Attention(self.width, self.heads, self.dtype, self.backend)
+        self.ln_2 = LayerNorm(self.eps)
+        self.mlp = Mlp(self.width, self.mlp_width, self.act, self.dtype)
+
+    def __call__(
+        self, x: Float[Array, "B N D"], mask: Bool[Array, "#B #A #N N"] | None = None
+    ) -> Float[Array, "B N D"]:
+        x = x + self.attn(self.ln_1(x), mask=mask)
+        return x + self.mlp(self.ln_2(x))
+
+    def with_weights(
+        self, x: Float[Array, "B N D"]
+    ) -> tuple[Float[Array, "B N D"], Float[Array, "B N N"]]:
+        """Runs the block and also returns its attention map averaged over heads."""
+        out, weights = self.attn.with_weights(self.ln_1(x))
+        x = x + out
+        return x + self.mlp(self.ln_2(x)), weights
+
+    def normed(self, x: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
+        """Returns ln_1(x), the activation that Grad-CAM looks at."""
+        return self.ln_1(x)
+
+    def project_in(
+        self, a: Float[Array, "B N D"]
+    ) -> tuple[Float[Array, "B N A d"], Float[Array, "B N A d"], Float[Array, "B N A d"]]:
+        """Computes the queries, keys and values of ln_1's output `a`."""
+        return self.attn.project_in(a)
+
+    def finish(
+        self, x: Float[Array, "B N D"], attended: Float[Array, "B N A d"]
+    ) -> Float[Array, "B N D"]:
+        """Completes the block from its residual input and the attended values."""
+        x = x + self.attn.project_out(attended)
+        return x + self.mlp(self.ln_2(x))
+
+
+def init_stack(block: Block, key: Array, depth: int) -> Params:
+    """Initialises `depth` blocks as one tree with a leading depth axis."""
+    x = jnp.zeros((1, 1, block.width), jnp.float32)
+    return jax.vmap(lambda k: block.init(k, x)["params"])(jax.random.split(key, depth))
+
+
+def block_params(stack: Params, index: int) -> Params:
+    """Takes the parameters of block `index` (negative counts from the end) out of a stack."""
+    return jax.tree.map(lambda leaf: leaf[index], stack)
+
+
+def run_stack(
+    block: Block,
+    stack: Params,
+    x: Float[Array, "B N D"],
+    *,
+    start: int = 0,
+    stop: int | None = None,
+    mask: Bool[Array, "#B #A #N N"] | None = None,
+    scan: bool = True,
+    remat: bool = False,
+) -> Float[Array, "B N D"]:
+    """Runs blocks `start` to `stop` (exclusive) of a stack.
+
+    Args:
+        block: an unbound block; only its hyper-parameters are used.
+        stack: parameters with a leading depth axis.
+        x: tokens entering block `start`.
+        start, stop: static ints with Python's slice meaning.
+        mask: admitted keys, the same for every block.
+        scan: one compiled body for all blocks; False unrolls them.
+        remat: recompute each block's inside in the backward pass instead of storing it.
+    """
+    part = jax.tree.map(lambda leaf: leaf[start:stop], stack)
+    depth = jax.tree.leaves(part)[0].shape[0]
+
+    def body(x: Array, params: Params) -> tuple[Any, None]:
+        return block.apply({"params": params}, x, mask=mask), None
+
+    if remat:
+        body = jax.checkpoint(body)
+    if scan:
+        return jax.lax.scan(body, x, part)[0]
+    for index in range(depth):
+        x, _ = body(x, block_params(part, index))
+    return x
+
+
+def run_stack_with_weights(
+    block: Block,
+    stack: Params,
+    x: Float[Array, "B N D"],
+    *,
+    start: int = 0,
+    stop: int | None = None,
+    scan: bool = True,
+) -> tuple[Float[Array, "B N D"], Float[Array, "B N N"]]:
+    """Runs blocks like `run_stack` and sums their head-averaged attention maps.
+
+    The sum is carried along instead of keeping one N×N map for each block.
+    """
+    part = jax.tree.map(lambda leaf: leaf[start:stop], stack)
+    depth = jax.tree.leaves(part)[0].shape[0]
+    total = jnp.zeros((x.shape[0], x.shape[1], x.shape[1]), jnp.float32)
+
+    def body(carry: tuple[Array, Array], params: Params) -> tuple[Any, None]:
+        x, total = carry
+        out: Any = block.apply({"params": params}, x, method=Block.with_weights)
+        return (out[0], total + out[1]), None
+
+    if scan:
+        return jax.lax.scan(body, (x, total), part)[0]
+    for index in range(depth):
+        (x, total), _ = body((x, total), block_params(part, index))
+    return x, total
