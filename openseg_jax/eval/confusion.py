@@ -1,0 +1,208 @@
+"""Exact confusion matrices, and the three conventions of mIoU that the field mixes up.
+
+The same predictions of one published model score 12.9, 15.6 or 11.7 on PC-459 depending on which
+classes the mean runs over, so a mean is never reported here without the name of its convention:
+
+| convention | mean over | who uses it |
+|---|---|---|
+| "gt" | classes with a pixel in the ground truth | CaR, FC-CLIP, SAN's logs; our default |
+| "union" | classes in the ground truth or predicted | detectron2 0.6, mmsegmentation |
+| "all" | every class of the vocabulary, absent ones count 0 | older tables |
+
+"union" depends on stray predictions, so it cannot rank models; it is printed for comparison.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+
+import numpy as np
+
+from openseg_jax.errors import UserError, check_shape, expected, unknown_name
+from openseg_jax.types import Bool, Float, Int
+
+CONVENTIONS = ("gt", "union", "all")
+OUTSIDE = ("error", "ignore")
+
+
+def confusion_matrix(
+    truth: Int[np.ndarray, "H W"],
+    predicted: Int[np.ndarray, "H W"],
+    num_classes: int,
+    *,
+    ignore: int | None = 255,
+    outside: str = "error",
+) -> Int[np.ndarray, "C C"]:
+    """Counts pixels by (true class, predicted class); matrices of several pictures add up.
+
+    Args:
+        truth: class ids in [0, C) or `ignore`; any shape.
+        predicted: class ids in [0, C), same shape. Pixels whose truth is ignored may hold anything.
+        num_classes: C, background included where there is one.
+        ignore: the id of pixels that are not counted, or None.
+        outside: what other ids of the truth mean: "error", or "ignore" as in the reference.
+    Returns:
+        int64[C C], rows are the truth. Exact: no floating point is involved.
+    Raises:
+        UserError: on different shapes, or ids outside the vocabulary.
+    """
+    truth, predicted = np.asarray(truth), np.asarray(predicted)
+    if truth.shape != predicted.shape:
+        raise expected(
+            "predicted",
+            f"the shape of the truth {truth.shape}",
+            str(predicted.shape),
+            "bring the prediction to the size of the ground truth first",
+        )
+    if outside not in OUTSIDE:
+        unknown_name(outside, OUTSIDE, "outside")
+    counted = (truth >= 0) & (truth < num_classes)
+    if ignore is not None:
+        counted &= truth != ignore
+    if outside == "error":
+        stray = ~counted if ignore is None else ~counted & (truth != ignore)
+        _refuse("truth", truth[stray], num_classes)
+    rows, columns = truth[counted].astype(np.int64), predicted[counted].astype(np.int64)
+    _refuse("predicted", columns[(columns < 0) | (columns >= num_classes)], num_classes)
+    counts = np.bincount(rows * num_classes + columns, minlength=num_classes**2)
+    return counts.reshape(num_classes, num_classes).astype(np.int64)
+
+
+def _refuse(name: str, strays: Int[np.ndarray, "n"], num_classes: int) -> None:
+    if strays.size:
+        raise UserError(
+            f"{name}: expected class ids in [0, {num_classes}), got {int(strays.flat[0])} at "
+            f"{strays.size} pixels; check the vocabulary and the id that marks ignored pixels"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Metrics:
+    """What a confusion matrix says. All numbers are fractions in [0, 1], NaN where undefined.
+
+    Attributes:
+        iou: Float[C], intersection over union of each class; NaN where the class neither occurs
+            nor is predicted.
+        truth: Int[C], pixels of each class in the ground truth.
+        predicted: Int[C], pixels predicted as each class.
+        miou: convention -> mean IoU.
+        pixel_accuracy: correct pixels over counted pixels.
+        mean_accuracy: mean recall over the classes in the ground truth.
+        fwiou: IoU weighted by the classes' share of the ground truth.
+    """
+
+    iou: Float[np.ndarray, "C"]
+    truth: Int[np.ndarray, "C"]
+    predicted: Int[np.ndarray, "C"]
+    miou: dict[str, float]
+    pixel_accuracy: float
+    mean_accuracy: float
+    fwiou: float
+
+
+def metrics(
+    matrix: Int[np.ndarray, "C C"],
+    *,
+    ignore_background: bool = False,
+    ignore_bg_drops_col: bool = False,
+) -> Metrics:
+    """Computes every metric of a confusion matrix.
+
+    Args:
+        matrix: counts, rows are the truth.
+        ignore_background: leave class 0 out: its true pixels are not counted and it gets no IoU.
+            The result is then about classes 1.. only (C - 1 of them).
+        ignore_bg_drops_col: with `ignore_background`, also forget pixels of other classes that were
+            predicted as background, as the reference does. They then are no misses, which flatters
+            every method that predicts background; say so when quoting such a number.
+    Returns:
+        the metrics.
+    Raises:
+        UserError: when the matrix is not square.
+    Source:
+        CaR's evaluation; `ignore_bg_drops_col=True` is its published behaviour (VOC-20, PC-59).
+    """
+    matrix = np.asarray(matrix)
+    check_shape(matrix, "C C", "matrix")
+    check_shape(
+        matrix, f"{len(matrix)} {len(matrix)}", "matrix", fix="rows and columns are classes"
+    )
+    matrix = matrix.astype(np.int64)
+    if ignore_background:
+        matrix = matrix[1:, 1:] if ignore_bg_drops_col else matrix[1:]
+    first = matrix.shape[1] - matrix.shape[0]
+    hit = np.diagonal(matrix, first)
+    truth = matrix.sum(1)
+    predicted = matrix.sum(0)[first:]
+    union = truth + predicted - hit
+    iou = _ratio(hit, union)
+    return Metrics(
+        iou=iou,
+        truth=truth,
+        predicted=predicted,
+        miou={name: _mean(iou, _members(name, truth, union)) for name in CONVENTIONS},
+        pixel_accuracy=float(_ratio(hit.sum(), truth.sum())),
+        mean_accuracy=_mean(_ratio(hit, truth), truth > 0),
+        fwiou=float(_ratio(np.nansum(iou * truth), truth.sum())),
+    )
+
+
+def miou(matrix: Int[np.ndarray, "C C"], convention: str = "gt", **flags: bool) -> float:
+    """Computes the mean IoU under one named convention.
+
+    Args:
+        matrix: counts, rows are the truth.
+        convention: one of `CONVENTIONS`.
+        **flags: as for `metrics`.
+    Returns:
+        fraction in [0, 1]; NaN when the mean runs over no class.
+    Raises:
+        UserError: on an unknown convention.
+    """
+    if convention not in CONVENTIONS:
+        unknown_name(convention, CONVENTIONS, "mIoU convention")
+    return metrics(matrix, **flags).miou[convention]
+
+
+def region_iou(
+    predicted: Bool[np.ndarray, "H W"], truth: Bool[np.ndarray, "H W"]
+) -> tuple[int, int, float]:
+    """Compares two masks.
+
+    Args:
+        predicted, truth: masks; anything above zero is inside.
+    Returns:
+        pixels of the intersection, of the union, and their ratio (0 for an empty union).
+    Source:
+        CaR's referring evaluation; oIoU is the ratio of the sums over a data set.
+    """
+    inside, wanted = np.asarray(predicted) > 0, np.asarray(truth) > 0
+    both, either = int((inside & wanted).sum()), int((inside | wanted).sum())
+    return both, either, both / either if either else 0.0
+
+
+def format_table(names: Iterable[str], measured: Metrics) -> str:
+    """Formats per-class IoU and the means as plain text, one class a line."""
+    names = list(names)
+    width = max([len(name) for name in names] + [len("mIoU (union)")])
+    rows = [
+        f"{name:<{width}}  {'absent' if np.isnan(iou) else format(100 * iou, '6.2f')}"
+        for name, iou in zip(names, measured.iou, strict=True)
+    ]
+    rows += [f"{f'mIoU ({key})':<{width}}  {100 * v:6.2f}" for key, v in measured.miou.items()]
+    return "\n".join(rows)
+
+
+def _members(convention: str, truth: Int[np.ndarray, "C"], union: Int[np.ndarray, "C"]):
+    return {"gt": truth > 0, "union": union > 0, "all": np.ones_like(truth, bool)}[convention]
+
+
+def _ratio(top: np.ndarray | int, bottom: np.ndarray | int) -> np.ndarray:
+    top, bottom = np.asarray(top, np.float64), np.asarray(bottom, np.float64)
+    return np.divide(top, bottom, out=np.full(np.shape(top), np.nan), where=bottom > 0)
+
+
+def _mean(values: Float[np.ndarray, "C"], members: Bool[np.ndarray, "C"]) -> float:
+    chosen = np.nan_to_num(values[members])
+    return float(chosen.mean()) if chosen.size else float("nan")

@@ -1,0 +1,170 @@
+"""What the miniature's CLIP knows: zero-shot crops and presence, on a stream it never saw.
+
+Two questions, asked of whole images, without masks:
+
+- zero-shot top-1: a visible thing is cut out with a little of what surrounds it; which of the 24
+  names fits best?
+- presence mAP: ranked by similarity with a class name, do scenes that show the class come before
+  those that do not? The mean over the 30 classes of the average precision.
+
+Nothing is tuned: the prompts are the ones of CaR, averaged, whatever the weights.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from openseg_jax.errors import UserError
+from openseg_jax.miniature.captions import templates
+from openseg_jax.miniature.streams import crop, presence, scene
+from openseg_jax.miniature.world import CLASS_NAMES, THINGS
+from openseg_jax.models.clip import CLIP, normalize
+from openseg_jax.models.variants import CLIPConfig, Preprocess
+from openseg_jax.text.classifier import text_classifier
+from openseg_jax.types import Array, Bool, Float, Params, UInt8
+from openseg_jax.weights.loaded import LoadedClip
+
+GATES = {"top1": 0.90, "presence": 0.90}
+"""What the shipped weights have to reach on the test stream."""
+
+_KERNELS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipScores:
+    """How well a CLIP knows one world.
+
+    Attributes:
+        seed: of the world. stream: "val" or "test". scenes, crops: how many were asked about.
+        top1: share of crops whose thing was named right, [0, 1].
+        presence: mean average precision over the classes, [0, 1].
+        class_top1: THINGS -> top1. class_presence: CLASS_NAMES -> average precision. Classes
+            that never occur are missing.
+    """
+
+    seed: int
+    stream: str
+    scenes: int
+    crops: int
+    top1: float
+    presence: float
+    class_top1: dict[str, float]
+    class_presence: dict[str, float]
+
+
+def average_precision(score: Float[np.ndarray, " B"], present: Bool[np.ndarray, " B"]) -> float:
+    """Computes the mean precision at the ranks of the positives.
+
+    Args:
+        score: higher is more likely; equal scores keep their order.
+        present: the truth, at least one True.
+    """
+    order = np.argsort(-score, kind="stable")
+    hits = present[order]
+    precision = np.cumsum(hits) / np.arange(1, len(hits) + 1)
+    return float(precision[hits].mean())
+
+
+def clip_scores(
+    loaded: LoadedClip,
+    *,
+    seed: int = 0,
+    stream: str = "test",
+    scenes: int = 400,
+    size: int = 96,
+) -> ClipScores:
+    """Measures zero-shot top-1 and presence mAP on the first scenes of a stream.
+
+    Args:
+        loaded: the weights.
+        seed: of the world.
+        stream: "test" for numbers to report, "val" to choose by.
+        scenes: how many.
+        size: side of a scene, pixels.
+    """
+    if scenes < 1:
+        raise UserError(f"scenes: expected at least 1, got {scenes}; ask for some")
+    embed = functools.partial(embed_images, loaded)
+    names = text_classifier(loaded, CLASS_NAMES, templates())
+    wholes, crops, kinds, shown = [], [], [], []
+    for index in range(scenes):
+        found = scene(stream, index, size, seed=seed)
+        wholes.append(found.image)
+        shown.append(presence(found))
+        for number, thing in enumerate(found.things):
+            crops.append(crop(found, number))
+            kinds.append(thing.thing - 1)
+    truth = np.array(kinds)
+    right = (embed(crops) @ names[: len(THINGS)].T).argmax(axis=1) == truth
+    similar, present = embed(wholes) @ names.T, np.stack(shown)
+    precision = {
+        name: average_precision(similar[:, i], present[:, i])
+        for i, name in enumerate(CLASS_NAMES)
+        if present[:, i].any()
+    }
+    return ClipScores(
+        seed=seed,
+        stream=stream,
+        scenes=scenes,
+        crops=len(crops),
+        top1=float(right.mean()),
+        presence=float(np.mean(list(precision.values()))),
+        class_top1={
+            name: float(right[truth == i].mean())
+            for i, name in enumerate(THINGS)
+            if (truth == i).any()
+        },
+        class_presence=precision,
+    )
+
+
+def embed_images(
+    loaded: LoadedClip, images: Sequence[UInt8[np.ndarray, "H W 3"]], *, chunk: int = 64
+) -> Float[np.ndarray, "B E"]:
+    """Embeds square pictures of any sizes with the weights' own preparation.
+
+    Args:
+        loaded: the weights.
+        images: RGB.
+        chunk: how many at a time; one shape is compiled.
+
+    Returns:
+        unit-length rows.
+    """
+    pixels = np.stack([prepare(image, loaded.preprocess) for image in images])
+    encode = _encoder(loaded.config)
+    params = jax.tree.map(jnp.asarray, loaded.params)
+    rows = []
+    for start in range(0, len(pixels), chunk):
+        part = pixels[start : start + chunk]
+        padded = np.concatenate([part, np.zeros((chunk - len(part), *part.shape[1:]), np.float32)])
+        rows.append(np.asarray(encode(params, padded))[: len(part)])
+    return np.concatenate(rows)
+
+
+def prepare(image: UInt8[np.ndarray, "H W 3"], rule: Preprocess) -> Float[np.ndarray, "S S 3"]:
+    """Resizes and scales a square picture; on squares all resize rules agree."""
+    small = Image.fromarray(image).resize((rule.size, rule.size), _KERNELS[rule.interpolation])
+    scaled = np.asarray(small, np.float32) / 255.0
+    mean, std = (np.array(x, np.float32) for x in (rule.mean, rule.std))
+    return ((scaled - mean) / std).astype(np.float32)
+
+
+# A named edge: jitted once for each architecture.
+@functools.lru_cache(maxsize=4)
+def _encoder(config: CLIPConfig) -> Callable[..., Array]:
+    clip = CLIP(config)
+
+    def encode(params: Params, pixels: Float[Array, "B S S 3"]) -> Float[Array, "B E"]:
+        image: Any = clip.apply({"params": params}, pixels, method=CLIP.encode_image)
+        return normalize(image)
+
+    return jax.jit(encode)

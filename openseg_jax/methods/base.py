@@ -1,0 +1,59 @@
+"""What every segmentation method is to its callers, and the table of methods."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
+
+from openseg_jax.errors import unknown_name
+from openseg_jax.types import Array, Bool, Masks, Params, UInt8
+
+__all__ = ["METHODS", "Segmenter", "load_segmenter"]
+
+# name: module and function that builds it from (model, **settings). Imported when asked for.
+METHODS: dict[str, tuple[str, str]] = {
+    "car": ("openseg_jax.methods.car", "load"),
+}
+
+
+@runtime_checkable
+class Segmenter(Protocol):
+    """Segments images by free text.
+
+    Attributes:
+        params: what `segment` takes; a pytree of arrays.
+    """
+
+    params: Params
+
+    def classes(self, names: Sequence[str], background: Sequence[str] | None = None) -> Any:
+        """Encodes a vocabulary once, on the host; `background` None takes the method's own."""
+        ...
+
+    def segment(
+        self,
+        params: Params,
+        image: UInt8[Array, "B H W 3"],
+        text: Any,
+        valid: Bool[Array, "B H W"] | None = None,
+    ) -> Masks:
+        """Segments a batch. Pure: runs under `jax.jit` with all arguments traced."""
+        ...
+
+
+def load_segmenter(method: str, model: Any, **settings: Any) -> Segmenter:
+    """Builds a method on given weights.
+
+    Args:
+        method: a key of `METHODS`.
+        model: a name, a path, or an already loaded CLIP.
+        settings: of the method; the model folder's own defaults for it are overridden.
+
+    Raises:
+        UserError: for an unknown method, model or setting, with the closest name.
+    """
+    if method not in METHODS:
+        unknown_name(method, METHODS, "method")
+    module, function = METHODS[method]
+    return getattr(importlib.import_module(module), function)(model, **settings)

@@ -1,0 +1,46 @@
+"""What the trainer asks of a method: parameters, a loss, and which parameters learn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from openseg_jax.types import Array, Float, Key, Params
+
+Batch = Mapping[str, Array]
+# (sum, count) of each quantity, so that means over devices and steps are exact.
+Metrics = dict[str, tuple[Array, Array]]
+# (regular expression over "a/b/c" names, value); the first that matches the whole name decides.
+Rules = Sequence[tuple[str, Any]]
+
+
+class Task(Protocol):
+    """A way to learn. The trainer never looks at what the method is."""
+
+    @property
+    def trainable(self) -> Rules:
+        """Rules that say True for parameters that learn; every name must match one."""
+        ...
+
+    def init(self, key: Key, batch: Batch) -> tuple[Params, Params]:
+        """Makes the start of training.
+
+        Args:
+            key: for fresh parameters.
+            batch: shapes and dtypes of a batch (arrays or `jax.ShapeDtypeStruct`).
+
+        Returns:
+            Parameters with the checkpoint's names, and a frozen tree (teachers, tables; may be
+            empty) that has no optimiser state and is not saved.
+        """
+        ...
+
+    def loss(
+        self, params: Params, frozen: Params, batch: Batch, *, key: Key
+    ) -> tuple[Float[Array, ""], Metrics]:
+        """Computes the loss of a batch and what to report; pure and jittable."""
+        ...
+
+    def constrain(self, params: Params) -> Params:
+        """Returns parameters put back into their domain after an update (often unchanged)."""
+        ...

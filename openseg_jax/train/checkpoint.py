@@ -1,0 +1,110 @@
+"""Checkpoints: state, position in the data, and the config that made them."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import grain
+import jax
+import orbax.checkpoint as ocp
+from absl import logging
+
+from openseg_jax.errors import UserError
+from openseg_jax.train.state import TrainState
+
+
+class Checkpoints:
+    """The checkpoints of one training, newest last.
+
+    Saving runs in the background; `close` waits for it.
+
+    Args:
+        folder: where they live, local or gs://.
+        keep: how many of the newest stay.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], keep: int = 2) -> None:
+        text = os.fspath(folder)
+        self.folder = text if "://" in text else str(Path(text).absolute())
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
+        self._manager = ocp.CheckpointManager(self.folder, options=options)
+
+    def latest(self) -> int | None:
+        """Returns the newest step, or None where nothing was saved."""
+        return self._manager.latest_step()
+
+    def preempted(self, step: int) -> bool:
+        """Tells whether the machine is about to be taken; every host must ask at every step."""
+        return self._manager.reached_preemption(step)
+
+    def save(self, step: int, state: TrainState, data: Any, config: dict[str, Any]) -> None:
+        """Starts saving; a step that is there already is left alone."""
+        if self._manager.latest_step() == step:
+            return
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(state),
+                data=grain.checkpoint.CheckpointSave(data),
+                config=ocp.args.JsonSave(config),
+            ),
+        )
+
+    def restore(self, step: int, like: TrainState, data: Any, config: dict[str, Any]) -> TrainState:
+        """Restores state and data position, and warns about settings that have changed.
+
+        Args:
+            step: which checkpoint.
+            like: shapes, dtypes and shardings to restore to; any mesh will do.
+            data: iterator that is moved to the saved position.
+            config: of this run.
+
+        Raises:
+            UserError: when the checkpoint does not fit `like`.
+        """
+        try:
+            found = self._manager.restore(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardRestore(like),
+                    data=grain.checkpoint.CheckpointRestore(data),
+                    config=ocp.args.JsonRestore(),
+                ),
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{self.folder}: step {step} does not fit this configuration "
+                f"({str(error).splitlines()[0][:200]}); use another --workdir"
+            ) from error
+        # Through JSON, as the saved one went: tuples become lists.
+        for name, old, new in _changes(found["config"], json.loads(json.dumps(config))):
+            logging.warning("resumed with %s = %r; the checkpoint had %r", name, new, old)
+        return found["state"]
+
+    def restore_params(self, step: int | None = None) -> Any:
+        """Reads the parameters alone, as host arrays, for export and evaluation."""
+        step = self.latest() if step is None else step
+        if step is None:
+            raise UserError(f"{self.folder}: expected a checkpoint, got none; train first")
+        found = self._manager.restore(
+            step, args=ocp.args.Composite(state=ocp.args.StandardRestore())
+        )
+        return jax.device_get(found["state"]["params"])
+
+    def close(self) -> None:
+        """Waits for saves that are under way."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+
+def _changes(old: Any, new: Any, name: str = "") -> list[tuple[str, Any, Any]]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        out = []
+        for key in sorted(set(old) | set(new)):
+            inner = f"{name}.{key}" if name else key
+            out += _changes(old.get(key), new.get(key), inner)
+        return out
+    return [] if old == new else [(name, old, new)]

@@ -1,0 +1,59 @@
+"""From a training state to a model folder that every command loads."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+
+import openseg_jax
+from openseg_jax.train import setup
+from openseg_jax.train.state import Config, TrainState
+from openseg_jax.weights.folder import save_folder
+
+
+def export_state(
+    config: Config,
+    folder: str | os.PathLike[str],
+    state: TrainState,
+    *,
+    defaults: Mapping[str, Any] | None = None,
+    dtype: str = "float16",
+) -> None:
+    """Writes a state's parameters as a model folder.
+
+    Args:
+        config: the training's.
+        folder: replaced as a whole.
+        state: of the training, finished or not.
+        defaults: settings chosen for these weights, beside the labels that they know.
+        dtype: of storage.
+    """
+    built = setup.build(config)
+    step = int(state.step)
+    seen = step * config.batch_size
+    provenance = {
+        "name": config.name,
+        "source": f"openseg_jax {openseg_jax.__version__}, openseg train --config {config.name}",
+        "licence": "Apache-2.0",
+        "saw": f"{seen:,} captioned pictures of the {config.input.name} stream "
+        f"(seed {config.input.seed}), and nothing else"
+        + ("" if step >= config.steps else f"; provisional: step {step} of {config.steps}"),
+    }
+    params = jax.device_get(state.params)
+    defaults = {"labels": list(built.labels), **(defaults or {})}
+    save_folder(
+        folder, built.config, params, built.preprocess, built.tokenizer, provenance, defaults, dtype
+    )
+
+
+def exporter(config: Config, folder: str | os.PathLike[str]) -> Callable[[int, TrainState], None]:
+    """Makes a hook that exports at every checkpoint."""
+
+    def hook(step: int, state: TrainState) -> None:
+        del step
+        export_state(config, folder, state)
+
+    return hook

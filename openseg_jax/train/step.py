@@ -1,0 +1,110 @@
+"""One update. Nothing here knows the method: the task brings the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from openseg_jax.errors import UserError
+from openseg_jax.tasks.base import Batch, Metrics, Task
+from openseg_jax.train.state import TrainState, flat_names, nested, split_params
+from openseg_jax.types import Array, Key, Params
+
+TrainStep = Callable[[TrainState, Params, Batch, Key], tuple[TrainState, Metrics]]
+
+
+def init_state(
+    params: Params, tx: optax.GradientTransformation, trained: frozenset[str]
+) -> TrainState:
+    """Builds the state of step 0; the optimiser sees the trained parameters only."""
+    learning, _ = split_params(params, trained)
+    return TrainState(jnp.zeros((), jnp.int32), params, tx.init(learning))
+
+
+def _microbatches(batch: Batch, parts: int) -> Batch:
+    """Cuts a batch into `parts` along a new leading axis.
+
+    Part a takes rows a, a + parts, …: each device then keeps the rows it already holds.
+    """
+
+    def cut(x: Array) -> Array:
+        if x.shape[0] % parts:
+            raise UserError(
+                f"accumulate: expected a divisor of the batch of {x.shape[0]}, got {parts}; "
+                "change one of them"
+            )
+        return x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1)
+
+    return jax.tree.map(cut, batch)
+
+
+def make_train_step(
+    task: Task, tx: optax.GradientTransformation, trained: frozenset[str], *, accumulate: int = 1
+) -> TrainStep:
+    """Builds the update function.
+
+    A loss or gradient that is not finite withholds the update: the state stays as it was, so
+    that what a checkpoint holds is always sound; the metric "finite" tells the loop.
+
+    Args:
+        task: brings loss and constraint.
+        tx: optimiser over the flat dict of trained parameters.
+        trained: names of these.
+        accumulate: parts that a batch is cut into, for losses that do not fit at once. Their
+            gradients are averaged: the same as the whole batch's where the loss is a mean over
+            examples, but not for contrastive losses, whose negatives are then fewer.
+
+    Returns:
+        (state, frozen, batch, key) -> (state, metrics). Pure; the caller jits it.
+    """
+
+    def grads_of(learning: dict, fixed: dict, frozen: Params, batch: Batch, key: Key):
+        def loss(learning: dict) -> tuple[Array, Metrics]:
+            return task.loss(nested({**learning, **fixed}), frozen, batch, key=key)
+
+        (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(learning)
+        one = jnp.ones((), jnp.float32)
+        return grads, {"loss": (value.astype(jnp.float32), one), **metrics}
+
+    def step(
+        state: TrainState, frozen: Params, batch: Batch, key: Key
+    ) -> tuple[TrainState, Metrics]:
+        learning, fixed = split_params(state.params, trained)
+        key = jax.random.fold_in(key, state.step)
+        if accumulate == 1:
+            grads, metrics = grads_of(learning, fixed, frozen, batch, key)
+        else:
+            parts = _microbatches(batch, accumulate)
+            keys = jax.random.split(key, accumulate)
+            first = jax.tree.map(lambda x: x[0], parts)
+            shapes = jax.eval_shape(grads_of, learning, fixed, frozen, first, keys[0])
+            zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+
+            def add(total, part):
+                new = grads_of(learning, fixed, frozen, *part)
+                return jax.tree.map(jnp.add, total, new), None
+
+            (grads, metrics), _ = jax.lax.scan(add, zeros, (parts, keys))
+            grads = jax.tree.map(lambda g: g / accumulate, grads)
+        norm = optax.global_norm(grads)
+        finite = jnp.isfinite(metrics["loss"][0]) & jnp.isfinite(norm)
+        updates, opt_state = tx.update(grads, state.opt_state, learning)
+        moved: Any = optax.apply_updates(learning, updates)
+        params = nested({**moved, **fixed})
+        new = TrainState(state.step + 1, task.constrain(params), opt_state)
+        new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
+        one = jnp.ones((), jnp.float32)
+        metrics["grad_norm"] = (norm.astype(jnp.float32), one)
+        metrics["finite"] = (finite.astype(jnp.float32), one)
+        return new, metrics
+
+    return step
+
+
+def count_params(params: Params) -> int:
+    """Counts the numbers in a tree of parameters."""
+    return sum(leaf.size for leaf in flat_names(params).values())
