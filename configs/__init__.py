@@ -1,0 +1,1 @@
+"""Experiment recipes: values only, one file an experiment."""

@@ -1,0 +1,1 @@
+"""Vocabularies, splits and data-set facts: what a lawyer or an annotator would read."""

@@ -1,0 +1,252 @@
+"""Segment pictures by free text: label PNG, overlay with legend, JSON with masks and scores.
+
+Files: OUT/NAME.png (pixel i is label i, 0 background, class table inside), OUT/NAME_overlay.png and
+OUT/NAME.json. NAME is the picture's name without its ending; where two would collide the folder's
+name comes before it, then a number after it. Results of an earlier call are replaced, pictures
+that were given never are. All pictures are checked before the first is segmented.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.table import Table
+
+from openseg_jax import api
+from openseg_jax.errors import UserError, unknown_name
+from openseg_jax.inputs import images, labels
+
+_BATCH = 8
+_TABLE_ROWS = 40
+# Decoded pictures are kept between the check and the work while they fit in so many pixels.
+_KEEP_PIXELS = 60_000_000
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments of `openseg segment`."""
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="any picture Pillow reads")
+    what = parser.add_argument_group("what to look for")
+    what.add_argument(
+        "-l", "--labels", metavar="LIST", help='e.g. "zebra, grass"; "person,people" in quotes'
+    )
+    what.add_argument("--labels-file", metavar="FILE", help="one label a line")
+    what.add_argument(
+        "--background",
+        default="default",
+        metavar="LIST",
+        help="texts that may take pixels unreported; 'none', or the method's 'default'",
+    )
+    how = parser.add_argument_group("how")
+    how.add_argument("--method", default="car", help="(%(default)s)")
+    how.add_argument(
+        "--model", default="miniature", help="name or folder; see openseg models (%(default)s)"
+    )
+    how.add_argument(
+        "--classifier-model", metavar="MODEL", help="other weights for CaR's classifier"
+    )
+    how.add_argument("--preset", help="a data set's published settings: voc, coco, …")
+    how.add_argument("--crf", choices=("on", "off"), help="dense CRF at the end (on)")
+    how.add_argument(
+        "--parity", choices=("reference",), help="the published behaviour, its bugs included"
+    )
+    how.add_argument(
+        "--max-side",
+        type=int,
+        default=api.MAX_SIDE,
+        metavar="N",
+        help="segment at most at this long side; masks keep the picture's size (%(default)s)",
+    )
+    out = parser.add_argument_group("output")
+    out.add_argument("-o", "--out", default="openseg_out", metavar="DIR", help="(%(default)s)")
+    out.add_argument("--json", action="store_true", help="print the JSON instead of a table")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs `openseg segment`."""
+    names, merged = labels.merge_duplicates(_labels(args))
+    jobs = plan_outputs(args.images, Path(args.out))
+    kept = _check(list(jobs))
+    segmenter = api.load(args.method, args.model, tuple(sorted(settings_of(args).items())))
+    background = _background(args.background)
+    noted: set[str] = set()
+    printed = []
+    with progress_bar() as bar:
+        task = bar.add_task("segmenting", total=len(jobs))
+        done = 0
+        for paths in _batches(kept):
+            batch = [_take(kept, path) for path in paths]
+
+            def tell(share: float, before: int = done, count: int = len(paths)) -> None:
+                bar.update(task, completed=before + share * count)
+
+            results = api.segment_batch(
+                segmenter, batch, names, background=background, max_side=args.max_side,
+                merged=merged, progress=tell,
+            )  # fmt: skip
+            done += len(paths)
+            bar.update(task, completed=done)
+            for path, result in zip(paths, results, strict=True):
+                for note in result.notes:
+                    if note not in noted:
+                        noted.add(note)
+                        print(f"openseg: note: {note}", file=sys.stderr)
+                written = result.save(jobs[path].parent, jobs[path].name)
+                if args.json:
+                    printed.append({"image": str(path), **result.to_json()})
+                else:
+                    print_table(path, result, written)
+    if args.json:
+        json.dump(printed, sys.stdout, ensure_ascii=False, indent=1)
+        print()
+    return 0
+
+
+def settings_of(args: argparse.Namespace) -> dict[str, Any]:
+    """Collects the method's settings from the arguments; a flag wins over the preset."""
+    settings: dict[str, Any] = {}
+    if args.preset:
+        settings |= _preset(args.preset)
+    if args.classifier_model:
+        settings["classifier"] = args.classifier_model
+    if args.crf:
+        settings["crf"] = "joint" if args.crf == "on" else "none"
+    if args.parity:
+        settings["parity"] = args.parity
+    return settings
+
+
+def plan_outputs(given: Sequence[str], out: Path) -> dict[Path, Path]:
+    """Chooses the output stem of every picture.
+
+    Args:
+        given: pictures as typed; one that comes twice is segmented once.
+        out: folder of all outputs.
+    Returns:
+        picture -> folder and stem of its files, in the order given.
+    Raises:
+        UserError: when an output would replace one of the pictures.
+    """
+    pictures = {path.resolve(): path for path in reversed([Path(name) for name in given])}
+    pictures = dict(reversed(pictures.items()))
+    stems = [path.stem for path in pictures.values()]
+    taken: set[str] = set()
+    jobs: dict[Path, Path] = {}
+    for full, path in pictures.items():
+        stem = path.stem or "picture"
+        if stems.count(stem) > 1:
+            stem = f"{full.parent.name}_{stem}"
+        free, number = stem, 1
+        while taken & {free + end for end in api.OUTPUTS}:
+            number += 1
+            free = f"{stem}_{number}"
+        taken |= {free + end for end in api.OUTPUTS}
+        jobs[path] = out / free
+    for stem in jobs.values():
+        for end in api.OUTPUTS:
+            target = stem.with_name(stem.name + end)
+            if target.resolve() in pictures:
+                raise UserError(
+                    f"{target}: would be replaced by a result; choose another folder with --out"
+                )
+    return jobs
+
+
+def print_table(path: Path, result: api.Segmentation, written: Sequence[Path]) -> None:
+    """Prints what was found in one picture."""
+    table = Table(title=escape(str(path)), title_justify="left")
+    for name, side in (("label", "left"), ("kept", "left"), ("score", "right"), ("area", "right")):
+        table.add_column(name, justify=side)  # type: ignore[arg-type]
+    areas, kept = result.areas, set(result.kept)
+    order = sorted(result.names, key=lambda name: (name not in kept, -areas[name]))
+    rows = order[: max(_TABLE_ROWS, len(kept))]
+    for name in rows:
+        text = name if len(name) <= 60 else name[:59] + "…"
+        if name in kept:
+            table.add_row(
+                escape(text), "yes", f"{result.scores[name]:.2f}", f"{100 * areas[name]:.1f} %"
+            )
+        else:
+            table.add_row(escape(text), "no", "", "")
+    if len(rows) < len(order):
+        table.add_row(f"… and {len(order) - len(rows)} more, dropped", "no", "", "")
+    rest = 1 - sum(areas.values())
+    table.add_section()
+    table.add_row("background", "", "", f"{100 * rest:.1f} %")
+    console = Console(soft_wrap=True) if not sys.stdout.isatty() else Console()
+    console.print(table)
+    print("wrote " + ", ".join(str(file) for file in written))
+
+
+def _labels(args: argparse.Namespace) -> list[str]:
+    names = labels.parse_labels(args.labels) if args.labels is not None else []
+    if args.labels_file:
+        names += labels.read_labels(args.labels_file)
+    return names
+
+
+def _background(text: str) -> list[str] | None:
+    if text.strip().lower() == "default":
+        return None
+    return [] if text.strip().lower() in ("none", "") else labels.parse_labels(text)
+
+
+def _preset(name: str) -> dict[str, Any]:
+    from openseg_jax.configs import car
+
+    if name not in car.NAMES:
+        unknown_name(name, car.NAMES, "preset")
+    return dict(car.get_config(name))
+
+
+def _check(paths: Sequence[Path]) -> dict[Path, np.ndarray | tuple[int, int]]:
+    """Reads every picture once, so that a bad one stops the run before anything is written."""
+    kept: dict[Path, np.ndarray | tuple[int, int]] = {}
+    room = _KEEP_PIXELS
+    for path in paths:
+        image = images.read_image(path)
+        height, width = image.shape[:2]
+        room -= height * width
+        kept[path] = image if room >= 0 else (height, width)
+    return kept
+
+
+def _take(kept: dict[Path, np.ndarray | tuple[int, int]], path: Path) -> np.ndarray:
+    found = kept[path]
+    kept[path] = tuple(found.shape[:2]) if isinstance(found, np.ndarray) else found
+    return found if isinstance(found, np.ndarray) else images.read_image(path)
+
+
+def _batches(kept: dict[Path, np.ndarray | tuple[int, int]]) -> Iterator[list[Path]]:
+    """Groups pictures of one size: they share a compiled program and a call."""
+    groups: dict[tuple[int, ...], list[Path]] = {}
+    for path, found in kept.items():
+        size = found.shape[:2] if isinstance(found, np.ndarray) else found
+        groups.setdefault(tuple(size), []).append(path)
+    for (height, width), group in groups.items():
+        most = max(1, min(_BATCH, _KEEP_PIXELS // (8 * height * width)))
+        yield from (group[i : i + most] for i in range(0, len(group), most))
+
+
+def progress_bar() -> Progress:
+    """Makes the bar on stderr that long runs show; silent where that is no terminal."""
+    return Progress(
+        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(),
+        TimeElapsedColumn(), console=Console(stderr=True), transient=True,
+        disable=not sys.stderr.isatty(),
+    )  # fmt: skip

@@ -1,0 +1,146 @@
+"""`openseg train`: trains from a config file and writes checkpoints and a model folder."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import importlib
+import importlib.util
+import os
+from collections.abc import Sequence
+from logging import INFO
+from pathlib import Path
+from typing import Any
+
+from absl import logging
+from ml_collections import ConfigDict
+
+from openseg_jax.errors import UserError, unknown_name
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the verb's options."""
+    parser.add_argument(
+        "--config",
+        required=True,
+        help="a config file or its bare name, with an argument: x.py:tiny",
+    )
+    parser.add_argument("--workdir", required=True, help="folder for checkpoints and metrics")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change a value of the config",
+    )
+    parser.add_argument(
+        "--export", metavar="DIR", help="also write a model folder at every checkpoint"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the verb."""
+    config = override(load_config(args.config), args.set)
+    logging.set_verbosity(logging.INFO)
+    logging.use_absl_handler()
+    logging.get_absl_handler().addFilter(_is_ours_or_matters)
+    # JAX and grain are imported only now: `--help` stays fast.
+    from openseg_jax.train.export import export_state, exporter
+    from openseg_jax.train.loop import train
+
+    hook = exporter(config, args.export) if args.export else None
+    state = train(config, args.workdir, on_checkpoint=hook)
+    folder = args.export or Path(args.workdir) / "model"
+    export_state(config, folder, state)
+    logging.info("model folder: %s", folder)
+    return 0
+
+
+def _is_ours_or_matters(record: Any) -> bool:
+    """Tells what to show: orbax alone reports forty lines a checkpoint."""
+    return record.levelno > INFO or f"{os.sep}openseg_jax{os.sep}" in record.pathname
+
+
+def load_config(text: str) -> ConfigDict:
+    """Loads `path/to/name.py[:arg]` or `name[:arg]` from the installed configs.
+
+    Raises:
+        UserError: for a file that is not there, has no `get_config`, or sets an unknown key.
+    """
+    where, _, arg = text.partition(":")
+    if where.endswith(".py"):
+        path = Path(where)
+        if not path.is_file():
+            raise UserError(f"--config: no file {where!r}; give a config file or its bare name")
+        spec = importlib.util.spec_from_file_location(f"openseg_config_{path.stem}", path)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    else:
+        folder = Path(importlib.import_module("openseg_jax.configs").__path__[0])
+        known = sorted(p.stem for p in folder.glob("*.py") if p.stem not in ("__init__", "base"))
+        if where not in known:
+            unknown_name(where, known, "config")
+        module = importlib.import_module(f"openseg_jax.configs.{where}")
+    if not hasattr(module, "get_config"):
+        raise UserError(f"{where}: expected a function get_config(arg), got none; add it")
+    try:
+        config = module.get_config(arg)
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from error
+    except (AttributeError, KeyError) as error:
+        # ConfigDict words its complaint over many lines; the first says which key.
+        raise UserError(
+            f"{where}: {str(error).splitlines()[0]}; keys are those of configs/base.py"
+        ) from error
+    lacking = sorted(set(base_config().keys()) - set(config.keys()))
+    if lacking:
+        raise UserError(
+            f"{where}: expected a training config, got none of {', '.join(lacking[:4])}; "
+            "start from configs/base.py"
+        )
+    return config
+
+
+def base_config() -> ConfigDict:
+    """Returns `configs/base.py`'s defaults: every key that there is."""
+    return importlib.import_module("openseg_jax.configs.base").get_config()
+
+
+def override(config: ConfigDict, settings: Sequence[str]) -> ConfigDict:
+    """Returns the config with "a.b=value" settings applied.
+
+    Args:
+        config: as loaded; not changed.
+        settings: Python literals after "=", else taken as strings.
+
+    Raises:
+        UserError: for an unknown key or a value of another type.
+    """
+    config = config.copy_and_resolve_references()
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        if not equals:
+            raise UserError(f"--set: expected KEY=VALUE, got {setting!r}; add the value")
+        *path, last = name.split(".")
+        node: Any = config
+        for key in path:
+            _check_key(node, key, name)
+            node = node[key]
+        _check_key(node, last, name)
+        try:
+            value = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            value = text
+        try:
+            node[last] = value
+        except TypeError as error:
+            raise UserError(
+                f"--set {name}: expected {type(node[last]).__name__}, got {text!r}; correct it"
+            ) from error
+    return config
+
+
+def _check_key(node: Any, key: str, name: str) -> None:
+    if not isinstance(node, ConfigDict) or key not in node:
+        unknown_name(key, node.keys() if isinstance(node, ConfigDict) else (), f"--set {name}")
