@@ -46,7 +46,7 @@ def get_config(arg: str = "") -> ConfigDict:
     c.task.trainable = ((".*", True),)  # (name regex, bool); each parameter must match
 
     c.input = ConfigDict()
-    c.input.name = "miniature"  # key of train/setup.py INPUTS
+    c.input.name = "miniature"  # key of INPUTS in the task's train/setup_*.py
     c.input.seed = 0  # which world
     c.input.examples = 10_000_000  # length of a procedural stream
     c.input.shuffle = True  # False for streams that are random already

@@ -11,7 +11,6 @@ import jax
 import openseg_jax
 from openseg_jax.train import setup
 from openseg_jax.train.state import Config, TrainState
-from openseg_jax.weights.folder import save_folder
 
 
 def export_state(
@@ -38,15 +37,10 @@ def export_state(
         "name": config.name,
         "source": f"openseg_jax {openseg_jax.__version__}, openseg train --config {config.name}",
         "licence": "Apache-2.0",
-        "saw": f"{seen:,} captioned pictures of the {config.input.name} stream "
-        f"(seed {config.input.seed}), and nothing else"
+        "saw": f"{seen:,} {built.saw}, and nothing else"
         + ("" if step >= config.steps else f"; provisional: step {step} of {config.steps}"),
     }
-    params = jax.device_get(state.params)
-    defaults = {"labels": list(built.labels), **(defaults or {})}
-    save_folder(
-        folder, built.config, params, built.preprocess, built.tokenizer, provenance, defaults, dtype
-    )
+    built.save(folder, jax.device_get(state.params), provenance, defaults or {}, dtype)
 
 
 def exporter(config: Config, folder: str | os.PathLike[str]) -> Callable[[int, TrainState], None]:

@@ -1,98 +1,67 @@
-"""From a config to the task and the data: the one place where their names are looked up."""
+"""From a config to what the loop trains: the one place where a task's name is looked up."""
 
 from __future__ import annotations
 
-import dataclasses
-import functools
-from collections.abc import Callable
-from typing import Any
+import importlib
+import os
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 import jax.numpy as jnp
 
 from openseg_jax.errors import unknown_name
-from openseg_jax.inputs.image_text import ImageText
 from openseg_jax.inputs.pipeline import Source
-from openseg_jax.miniature import captions, streams
-from openseg_jax.miniature.world import CLASS_NAMES
-from openseg_jax.models.clip import CLIP
-from openseg_jax.models.variants import CLIPConfig, Preprocess
 from openseg_jax.tasks.base import Task
-from openseg_jax.tasks.clip import ClipTask
-from openseg_jax.text.tokenizer import Tokenizer, word_tokenizer
 from openseg_jax.train.state import Config
+from openseg_jax.types import Params
 
-
-@dataclasses.dataclass(frozen=True)
-class ImageTextSetup:
-    """A contrastive experiment: what the loop trains, and what an exported folder needs.
-
-    Attributes:
-        task, source: see `tasks.base.Task` and `inputs.pipeline.Source`.
-        config, preprocess, tokenizer: travel with the weights.
-        labels: names that the weights know, used where a person gives none; may be empty.
-    """
-
-    task: Task
-    source: Source
-    config: CLIPConfig
-    preprocess: Preprocess
-    tokenizer: Tokenizer
-    labels: tuple[str, ...] = ()
-
-
-def miniature_tokenizer(context: int) -> Tokenizer:
-    """Builds the word tokenizer of the miniature world."""
-    # The tokenizer drops punctuation, so that "lemon." and "lemon" are one word.
-    words = [word for word in captions.vocabulary() if word[0].isalnum()]
-    return word_tokenizer(words, context)
-
-
-def _miniature(config: Config, tokenizer: Tokenizer) -> Source:
-    size, seed = config.model.vision.image_size, config.input.seed
-    example = functools.partial(streams.training_example, size=size, seed=seed)
-    return ImageText(example, tokenizer.encode, config.input.examples)
-
-
-# Names of `config.input.name`: (the tokenizer, the source, the labels).
-INPUTS: dict[str, tuple[Callable[[int], Tokenizer], Callable[..., Source], tuple[str, ...]]] = {
-    "miniature": (miniature_tokenizer, _miniature, CLASS_NAMES),
+# Names of `config.task.name`: module and function that builds the experiment from a config.
+# Imported when asked for: a task brings models along that others do not need.
+TASKS: dict[str, tuple[str, str]] = {
+    "clip": ("openseg_jax.train.setup_clip", "build"),
 }
-TASKS = ("clip",)
 DTYPES: dict[str, Any] = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
-def build(config: Config) -> ImageTextSetup:
-    """Builds task and source from a config.
+class Setup(Protocol):
+    """An experiment: what the loop trains, and how its result becomes a model folder."""
+
+    @property
+    def task(self) -> Task:
+        """The loss and what learns."""
+        ...
+
+    @property
+    def source(self) -> Source:
+        """The examples."""
+        ...
+
+    @property
+    def saw(self) -> str:
+        """What one example is, for the provenance: "captioned pictures of the … stream"."""
+        ...
+
+    def save(
+        self,
+        folder: str | os.PathLike[str],
+        params: Params,
+        provenance: Mapping[str, str],
+        defaults: Mapping[str, Any],
+        dtype: str,
+    ) -> None:
+        """Writes parameters on the host as a model folder that every command loads."""
+        ...
+
+
+def build(config: Config) -> Setup:
+    """Builds the experiment that a config describes.
 
     Raises:
         UserError: for an unknown name in it.
     """
     if config.task.name not in TASKS:
         unknown_name(config.task.name, TASKS, "task")
-    if config.input.name not in INPUTS:
-        unknown_name(config.input.name, INPUTS, "input")
     if config.dtype not in DTYPES:
         unknown_name(config.dtype, DTYPES, "dtype")
-    make_tokenizer, make_source, labels = INPUTS[config.input.name]
-    described = config.model.to_dict()
-    tokenizer = make_tokenizer(described["text"]["context"])
-    if not described["text"]["vocab_size"]:
-        described["text"]["vocab_size"] = tokenizer.end + 1
-    model = CLIPConfig.from_dict(described)
-    preprocess = Preprocess(model.vision.image_size)
-    clip = CLIP(
-        model,
-        dtype=DTYPES[config.dtype],
-        scan=config.scan,
-        remat=config.remat,
-        backend=config.attention,
-    )
-    task = ClipTask(
-        clip,
-        preprocess,
-        loss_name=config.task.loss,
-        patch_mean_weight=config.task.patch_mean_weight,
-        trainable=config.task.trainable,
-    )
-    source = make_source(config, tokenizer)
-    return ImageTextSetup(task, source, model, preprocess, tokenizer, labels)
+    module, function = TASKS[config.task.name]
+    return getattr(importlib.import_module(module), function)(config)
