@@ -76,6 +76,8 @@ def run(args: argparse.Namespace) -> int:
         {**loaded.provenance, "name": name},
         loaded.defaults,
         args.dtype,
+        loaded.extras,
+        loaded.extras_config,
     )
     console = Console()
     console.print(report_table(loaded.report))

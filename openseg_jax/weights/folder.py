@@ -2,15 +2,27 @@
 
 The folder is complete: it says what the architecture is, how images and texts are prepared, where
 the weights come from and what they saw. Nothing about them is looked up or guessed on loading.
+
+A method that adds parameters to CLIP keeps them beside it, under a name of its own: the arrays in
+`<name>.safetensors`, and how to read them in config.json under `extras`. They are of any shape;
+the method checks them, with `weights.tree.check_params`, when it is built.
+
+| name | arrays (each optional) | settings |
+|---|---|---|
+| `maft` | `visual/…` (the tuned tower), `non_object`, `generator/…` | see `weights.maft` |
+| `segclip` | see the method | see the method |
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from openseg_jax.errors import UserError, expected
 from openseg_jax.files import atomic_folder
@@ -19,11 +31,12 @@ from openseg_jax.text.tokenizer import Tokenizer, load_tokenizer
 from openseg_jax.types import Params
 from openseg_jax.weights.loaded import LoadedClip
 from openseg_jax.weights.safetensors import read_safetensors, write_safetensors
-from openseg_jax.weights.tree import Leaf, convert, flatten, param_spec
+from openseg_jax.weights.tree import Leaf, check_params, convert, flatten, param_spec, unflatten
 
 FORMAT, VERSION = "openseg_jax", 1
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 PROVENANCE = ("name", "source", "licence", "saw")
+_EXTRA = re.compile(r"[a-z][a-z0-9_]*")
 
 
 def save_folder(
@@ -35,6 +48,8 @@ def save_folder(
     provenance: Mapping[str, str],
     defaults: Mapping[str, Any] | None = None,
     dtype: str = "float32",
+    extras: Mapping[str, Params] | None = None,
+    extras_config: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> None:
     """Writes a model folder; nobody ever sees half of one.
 
@@ -47,11 +62,24 @@ def save_folder(
         provenance: "name", "source", "licence" and "saw" (what the weights saw in training).
         defaults: settings chosen for these weights, ready for JSON.
         dtype: of storage: "float32", "float16" or "bfloat16".
+        extras: parameters of methods beside the CLIP, nested arrays by the method's name.
+        extras_config: settings for each of `extras`, ready for JSON.
 
     Raises:
         UserError: when the parameters do not fit the configuration, provenance is incomplete, a
             number does not fit `dtype`, or the folder cannot be written.
     """
+    extras, settings = dict(extras or {}), dict(extras_config or {})
+    for name in sorted(set(extras) | set(settings)):
+        if (
+            name not in extras
+            or not _EXTRA.fullmatch(name)
+            or f"{name}.safetensors" == WEIGHTS_FILE
+        ):
+            raise expected(
+                "extras", "names of small letters, digits and _, with arrays for each", repr(name),
+                "give both arrays and settings, under the method's name",
+            )  # fmt: skip
     lacking = [key for key in PROVENANCE if not provenance.get(key)]
     if lacking:
         raise expected(
@@ -60,12 +88,7 @@ def save_folder(
             f"none for {', '.join(lacking)}",
             "say where the weights come from",
         )
-    flat, spec = flatten(params), param_spec(config)
-    for name in sorted(set(flat) | set(spec)):
-        want = spec[name].shape if name in spec else None
-        got = tuple(flat[name].shape) if name in flat else None
-        if want != got:
-            raise expected(f"params: {name}", f"shape {want}", f"{got}", "give config's own params")
+    flat = check_params(params, param_spec(config), "params")
     about = {
         "format": FORMAT,
         "version": VERSION,
@@ -75,10 +98,15 @@ def save_folder(
         "provenance": dict(provenance),
         "defaults": dict(defaults or {}),
     }
+    if extras:
+        about["extras"] = {name: dict(settings.get(name, {})) for name in sorted(extras)}
     text = json.dumps(about, indent=1, ensure_ascii=False) + "\n"
     with atomic_folder(path) as aside:
         (aside / CONFIG_FILE).write_text(text, encoding="utf-8")
         write_safetensors(aside / WEIGHTS_FILE, flat, dtype=dtype, metadata={"format": FORMAT})
+        for name, tree in extras.items():
+            file = aside / f"{name}.safetensors"
+            write_safetensors(file, flatten(tree), dtype=dtype, metadata={"format": FORMAT})
         tokenizer.save(aside)
 
 
@@ -93,6 +121,15 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise UserError(f"{path}: expected a JSON object, got {type(data).__name__}; correct it")
     return data
+
+
+def _read_extra(path: Path) -> dict[str, Any]:
+    """Reads a method's arrays; halves become float32, and float32 stays mapped on disk."""
+    arrays = {name: np.asarray(lazy) for name, lazy in read_safetensors(path).items()}
+    return unflatten({
+        name: x if x.dtype.kind in "iub" else x.astype(np.float32, copy=False)
+        for name, x in arrays.items()
+    })  # fmt: skip
 
 
 def load_folder(path: str | os.PathLike[str]) -> LoadedClip:
@@ -114,6 +151,14 @@ def load_folder(path: str | os.PathLike[str]) -> LoadedClip:
     for key in ("model", "preprocess", "tokenizer"):
         if not isinstance(about.get(key), dict):
             raise expected(str(path / CONFIG_FILE), f"a section {key!r}", "none", "restore it")
+    settings = about.get("extras", {})
+    if not isinstance(settings, dict) or not all(
+        _EXTRA.fullmatch(name) and isinstance(entry, dict) for name, entry in settings.items()
+    ):
+        raise expected(
+            str(path / CONFIG_FILE), "extras: an object of objects", f"{settings!r:.60}",
+            "restore it",
+        )  # fmt: skip
     config = CLIPConfig.from_dict(about["model"])
     leaves = [Leaf(name, name) for name in param_spec(config)]
     source = read_safetensors(path / WEIGHTS_FILE)
@@ -126,4 +171,6 @@ def load_folder(path: str | os.PathLike[str]) -> LoadedClip:
         provenance=dict(about.get("provenance", {})),
         defaults=dict(about.get("defaults", {})),
         report=report,
+        extras={name: _read_extra(path / f"{name}.safetensors") for name in settings},
+        extras_config={name: dict(entry) for name, entry in settings.items()},
     )

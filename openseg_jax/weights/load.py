@@ -131,6 +131,12 @@ def resize_clip(loaded: LoadedClip, image_size: int) -> LoadedClip:
         )
     if image_size == vision.image_size:
         return loaded
+    if loaded.extras:
+        raise UserError(
+            f"image_size: expected {vision.image_size} for weights that carry parts of a method "
+            f"({', '.join(sorted(loaded.extras))}), got {image_size}; leave it out: towers take "
+            "any size as they are"
+        )
     resized = dataclasses.replace(vision, image_size=image_size)
     visual = dict(loaded.params["visual"])
     visual["positional_embedding"] = np.asarray(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,9 @@ class LoadedClip:
         defaults: settings that were chosen for these weights: a method's ("car"), "labels",
             "background".
         report: what happened to each name on the way in.
+        extras: parameters that methods keep beside the CLIP, nested arrays by the method's name
+            ("maft", "segclip"); see `weights.folder`.
+        extras_config: the settings that belong to each of `extras`.
     """
 
     config: CLIPConfig
@@ -41,13 +45,19 @@ class LoadedClip:
     provenance: dict[str, str]
     defaults: dict[str, Any]
     report: Report
+    extras: Mapping[str, Params] = dataclasses.field(default_factory=dict)
+    extras_config: Mapping[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
 
     @functools.cached_property
     def fingerprint(self) -> str:
         """A hash of configuration and weights: equal models give equal strings."""
         digest = hashlib.blake2b(repr(self.config).encode(), digest_size=12)
         digest.update(repr(sorted(self.tokenizer.to_dict().items())).encode())
-        for name, leaf in flatten(self.params).items():
+        leaves = flatten(self.params)
+        for name in sorted(self.extras):
+            digest.update(repr((name, sorted(self.extras_config.get(name, {}).items()))).encode())
+            leaves |= {f"{name}:{key}": x for key, x in flatten(self.extras[name]).items()}
+        for name, leaf in leaves.items():
             array = np.ascontiguousarray(leaf)
             digest.update(f"{name}{array.dtype}{array.shape}".encode())
             digest.update(array.reshape(-1).view(np.uint8).data)

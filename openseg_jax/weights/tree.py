@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from openseg_jax.errors import expected
 from openseg_jax.models.clip import CLIP, init_params
 from openseg_jax.models.variants import CLIPConfig
 from openseg_jax.types import Params
@@ -141,6 +142,31 @@ def param_spec(config: CLIPConfig) -> dict[str, jax.ShapeDtypeStruct]:
     """Lists every parameter that a configuration needs, with its shape; nothing is allocated."""
     tree = jax.eval_shape(lambda: init_params(CLIP(config), key=jax.random.key(0)))
     return flatten(tree)
+
+
+def check_params(params: Params, spec: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """Flattens parameters, and checks that they are those of a specification, name by name.
+
+    Args:
+        params: nested arrays.
+        spec: anything with a shape, by flat name.
+        what: where `params` come from, for the message.
+
+    Raises:
+        UserError: for the first name that is missing, left over or of another shape.
+    """
+    flat = flatten(params)
+    for name in sorted(set(flat) | set(spec)):
+        want = tuple(spec[name].shape) if name in spec else None
+        got = tuple(flat[name].shape) if name in flat else None
+        if want != got:
+            raise expected(
+                f"{what}: {name}",
+                f"shape {want}" if want is not None else "no such parameter",
+                "none" if got is None else f"{got}",
+                "give config's own params",
+            )
+    return flat
 
 
 def _allowed(name: str, allow: Iterable[str]) -> bool:

@@ -146,3 +146,51 @@ def test_entries_that_lie_are_refused(tmp_path):
     path.write_bytes(data.replace(b'"F32"', b'"Q32"'))
     with pytest.raises(UserError, match="'a' that cannot be read"):
         read_safetensors(path)
+
+
+EXTRA = {
+    "visual": {"ln_post": {"scale": np.arange(3, dtype=np.float32)}},
+    "ids": np.array([4, 5], np.int64),
+}
+
+
+def save_extra(path, extras, settings, **more):
+    params = random_params(CLIP_MU)
+    folder.save_folder(
+        path, CLIP_MU, params, PREPROCESS, tokenizer(), PROVENANCE,
+        extras=extras, extras_config=settings, **more,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_extras_travel_with_the_clip(saved, tmp_path, dtype):
+    path = tmp_path / "more"
+    save_extra(path, {"maft": EXTRA}, {"maft": {"start_block": 8}}, dtype=dtype)
+    assert (path / "maft.safetensors").is_file()
+    loaded = load_clip(path)
+    assert same(dict(loaded.extras["maft"]), EXTRA)
+    back = flatten(loaded.extras["maft"])
+    assert back["ids"].dtype == np.int64
+    assert back["visual/ln_post/scale"].dtype == np.float32
+    assert loaded.extras_config == {"maft": {"start_block": 8}}
+    assert loaded.fingerprint != load_clip(saved[0]).fingerprint
+    assert not load_clip(saved[0]).extras
+
+
+@pytest.mark.parametrize(
+    ("extras", "settings"),
+    [({"model": EXTRA}, {}), ({"../x": EXTRA}, {}), ({}, {"maft": {"start_block": 8}})],
+)
+def test_extras_with_a_bad_name_are_refused(tmp_path, extras, settings):
+    with pytest.raises(UserError, match="extras: expected names"):
+        save_extra(tmp_path / "x", extras, settings)
+
+
+def test_a_missing_extra_is_named(tmp_path):
+    save_extra(tmp_path / "x", {"maft": EXTRA}, {})
+    (tmp_path / "x" / "maft.safetensors").unlink()
+    with pytest.raises(UserError, match=r"maft\.safetensors"):
+        load_clip(tmp_path / "x")
+    rewrite(tmp_path / "x", lambda about: about.update(extras={"../maft": {}}))
+    with pytest.raises(UserError, match="extras: an object"):
+        load_clip(tmp_path / "x")

@@ -10,6 +10,7 @@ import numpy as np
 from openseg_jax.models.clip import CLIP, init_params
 from openseg_jax.models.variants import CLIPConfig, Preprocess, TextConfig, VisionConfig
 from openseg_jax.text.tokenizer import HfTokenizer, word_tokenizer
+from openseg_jax.types import Params
 from openseg_jax.weights.tree import flatten, unflatten
 
 WORDS = ("a", "photo", "of", "zebra", "grass", "lemon")
@@ -58,7 +59,7 @@ def tokenizer(config: CLIPConfig = CLIP_MU) -> HfTokenizer:
     return word_tokenizer(WORDS, config.text.context)
 
 
-def same(a: dict, b: dict) -> bool:
+def same(a: Params, b: Params) -> bool:
     """Says whether two trees hold equal names and equal numbers."""
     a, b = flatten(a), flatten(b)
     return list(a) == list(b) and all(np.array_equal(a[k], b[k]) for k in a)
