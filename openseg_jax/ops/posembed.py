@@ -102,3 +102,29 @@ def resample_positions(
     # HIGHEST: accelerators would otherwise round positions to bfloat16 on the way.
     out = jnp.einsum("hr,rcd,wc->hwd", rows, square, columns, precision="highest")
     return jnp.concatenate([head, out.reshape(grid[0] * grid[1], -1)])
+
+
+def sine_positions(height: int, width: int, channels: int) -> Float[np.ndarray, "h w D"]:
+    """Builds DETR's position embedding of a grid, for maps of any size.
+
+    The first half of the channels spells the row, the second the column: sines and cosines in
+    turn of a coordinate that grows from 2π/h to 2π, at wavelengths 2π to 20000π.
+
+    Args:
+        height, width: of the grid.
+        channels: D, a multiple of 4.
+
+    Returns:
+        Float32[h w D] in [-1, 1].
+    """
+    half = channels // 2
+    rate = 10000.0 ** (-2 * (np.arange(half) // 2) / half)
+
+    def spell(length: int) -> np.ndarray:
+        at = np.arange(1, length + 1) / (length + 1e-6) * 2 * np.pi
+        angle = at[:, None] * rate
+        return np.where(np.arange(half) % 2 == 0, np.sin(angle), np.cos(angle))
+
+    rows = np.broadcast_to(spell(height)[:, None], (height, width, half))
+    columns = np.broadcast_to(spell(width)[None], (height, width, half))
+    return np.concatenate([rows, columns], axis=-1).astype(np.float32)

@@ -30,6 +30,11 @@ LAYOUTS: dict[str, tuple[Callable[[np.ndarray], np.ndarray], ...]] = {
     "linear": (lambda x: x.T, lambda x: x.T),
     # torch's Conv2d keeps O I H W; ours is H W I O.
     "conv": (lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1)),
+    # A grouped 1×1 Conv1d keeps (groups·out, in, 1); ours is (groups, in, out), square.
+    "grouped": (
+        lambda x: x.reshape(-1, x.shape[1], x.shape[1]).transpose(0, 2, 1),
+        lambda x: x.transpose(0, 2, 1),
+    ),
 }
 
 
@@ -64,6 +69,8 @@ class Leaf:
             return (*depth, *self.shape)
         if self.layout == "conv":
             return (ours[3], ours[2], ours[0], ours[1])
+        if self.layout == "grouped":
+            return (ours[0] * ours[2], ours[1], 1)
         return ours[::-1] if self.layout == "linear" else ours
 
     def source_shape(self, target: Shape) -> Shape:
@@ -176,7 +183,7 @@ def _allowed(name: str, allow: Iterable[str]) -> bool:
 def convert(
     source: Mapping[str, Any],
     leaves: Iterable[Leaf],
-    config: CLIPConfig,
+    config: CLIPConfig | Mapping[str, Any],
     *,
     file: str,
     allow: Iterable[str] = (),
@@ -187,7 +194,7 @@ def convert(
         source: arrays by name; lazy ones (anything with `shape`, `dtype` and `__array__`) are
             read only when their turn comes.
         leaves: the format's table.
-        config: what the result must fit.
+        config: what the result must fit: a CLIP's, or anything with a shape by flat name.
         file: the file's name, for messages.
         allow: regexes (full match) of source names that may be there without being used.
 
@@ -197,7 +204,7 @@ def convert(
     Raises:
         UserError: for any missing, unexpected or wrongly shaped name; it lists them.
     """
-    spec = param_spec(config)
+    spec = param_spec(config) if isinstance(config, CLIPConfig) else config
     rows = {leaf.target: leaf for leaf in leaves}
     if set(rows) != set(spec):
         raise AssertionError(f"table and model differ in {sorted(set(rows) ^ set(spec))}")
