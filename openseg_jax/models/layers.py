@@ -13,9 +13,13 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.linen.linear import default_kernel_init
 
 from openseg_jax.ops.attention import attention, attention_weights
 from openseg_jax.types import Array, Bool, Float, Params
+
+# Draws a parameter from a key, a shape and perhaps a dtype.
+Initializer = Callable[..., Any]
 
 
 def quick_gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -54,11 +58,13 @@ class Mlp(nn.Module):
     hidden: int
     act: str
     dtype: jnp.dtype = jnp.float32
+    kernel_init: Initializer = default_kernel_init
 
     @nn.compact
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
-        x = nn.Dense(self.hidden, dtype=self.dtype, name="c_fc")(x)
-        return nn.Dense(self.width, dtype=self.dtype, name="c_proj")(ACTIVATION[self.act](x))
+        switches: dict[str, Any] = {"dtype": self.dtype, "kernel_init": self.kernel_init}
+        x = nn.Dense(self.hidden, name="c_fc", **switches)(x)
+        return nn.Dense(self.width, name="c_proj", **switches)(ACTIVATION[self.act](x))
 
 
 class Attention(nn.Module):
@@ -68,12 +74,14 @@ class Attention(nn.Module):
     heads: int
     dtype: jnp.dtype = jnp.float32
     backend: str = "auto"
+    kernel_init: Initializer = default_kernel_init
 
     def setup(self) -> None:
-        self.query = nn.Dense(self.width, dtype=self.dtype)
-        self.key = nn.Dense(self.width, dtype=self.dtype)
-        self.value = nn.Dense(self.width, dtype=self.dtype)
-        self.out = nn.Dense(self.width, dtype=self.dtype)
+        switches: dict[str, Any] = {"dtype": self.dtype, "kernel_init": self.kernel_init}
+        self.query = nn.Dense(self.width, **switches)
+        self.key = nn.Dense(self.width, **switches)
+        self.value = nn.Dense(self.width, **switches)
+        self.out = nn.Dense(self.width, **switches)
 
     def _heads(self, x: Float[Array, "B N D"]) -> Float[Array, "B N A d"]:
         return x.reshape(*x.shape[:-1], self.heads, self.width // self.heads)
@@ -118,12 +126,14 @@ class Block(nn.Module):
     eps: float
     dtype: jnp.dtype = jnp.float32
     backend: str = "auto"
+    kernel_init: Initializer = default_kernel_init
 
     def setup(self) -> None:
+        init = self.kernel_init
         self.ln_1 = LayerNorm(self.eps)
-        self.attn = Attention(self.width, self.heads, self.dtype, self.backend)
+        self.attn = Attention(self.width, self.heads, self.dtype, self.backend, init)
         self.ln_2 = LayerNorm(self.eps)
-        self.mlp = Mlp(self.width, self.mlp_width, self.act, self.dtype)
+        self.mlp = Mlp(self.width, self.mlp_width, self.act, self.dtype, init)
 
     def __call__(
         self, x: Float[Array, "B N D"], mask: Bool[Array, "#B #A #N N"] | None = None
@@ -144,10 +154,10 @@ class Block(nn.Module):
         return self.ln_1(x)
 
     def project_in(
-        self, a: Float[Array, "B N D"]
-    ) -> tuple[Float[Array, "B N A d"], Float[Array, "B N A d"], Float[Array, "B N A d"]]:
-        """Computes the queries, keys and values of ln_1's output `a`."""
-        return self.attn.project_in(a)
+        self, a: Float[Array, "B N D"], kv: Float[Array, "B S D"] | None = None
+    ) -> tuple[Float[Array, "B N A d"], Float[Array, "B S A d"], Float[Array, "B S A d"]]:
+        """Computes the queries of ln_1's output `a`, and keys and values of `kv` (or of `a`)."""
+        return self.attn.project_in(a, kv)
 
     def finish(
         self, x: Float[Array, "B N D"], attended: Float[Array, "B N A d"]
