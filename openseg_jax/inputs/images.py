@@ -56,25 +56,48 @@ def read_image(
     """
     path = Path(path)
     _check_file(path)
+    return _read(path, path, max_pixels)
+
+
+def decode_image(
+    data: bytes, name: str, *, max_pixels: int = MAX_PIXELS
+) -> UInt8[np.ndarray, "H W 3"]:
+    """Reads a picture that is in memory, by the same rules.
+
+    Args:
+        data: the bytes of a file.
+        name: what it is called in messages.
+        max_pixels: larger pictures are refused, before any pixel is decoded.
+    Returns:
+        UInt8[H W 3] in [0, 255], sRGB.
+    Raises:
+        UserError: when it is no picture, damaged or too large.
+    """
+    if not data:
+        raise UserError(f"{name}: the file is empty; copy or download it again")
+    return _read(io.BytesIO(data), name, max_pixels)
+
+
+def _read(file: Path | io.BytesIO, name: str | Path, max_pixels: int) -> UInt8[np.ndarray, "H W 3"]:
     try:
         # Pillow warns at its own size limit; ours decides.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(path) as picture:
-                _check_size(path, picture.size, max_pixels)
+            with Image.open(file) as picture:
+                _check_size(name, picture.size, max_pixels)
                 return _to_rgb(_upright(picture))
     except Image.DecompressionBombError as error:
-        raise _too_large(path, "more than Pillow allows", max_pixels) from error
+        raise _too_large(name, "more than Pillow allows", max_pixels) from error
     except UnidentifiedImageError as error:
         raise UserError(
-            f"{path}: not a picture in a format that Pillow reads; convert it to PNG or JPEG"
+            f"{name}: not a picture in a format that Pillow reads; convert it to PNG or JPEG"
         ) from error
     except UserError:
         raise
     except (OSError, *_DAMAGE) as error:
         reason = str(error) or type(error).__name__
         raise UserError(
-            f"{path}: the picture is damaged or cut short ({reason}); copy or download it again"
+            f"{name}: the picture is damaged or cut short ({reason}); copy or download it again"
         ) from error
 
 
@@ -150,15 +173,15 @@ def _near(path: Path) -> str:
     return f"did you mean {path.parent / near[0]}?" if near else "check the path"
 
 
-def _check_size(path: Path, size: tuple[int, int], max_pixels: int) -> None:
+def _check_size(name: str | Path, size: tuple[int, int], max_pixels: int) -> None:
     width, height = size
     if width * height > max_pixels:
-        raise _too_large(path, f"{width}x{height} = {width * height / 1e6:.0f} million", max_pixels)
+        raise _too_large(name, f"{width}x{height} = {width * height / 1e6:.0f} million", max_pixels)
 
 
-def _too_large(path: Path, got: str, max_pixels: int) -> UserError:
+def _too_large(name: str | Path, got: str, max_pixels: int) -> UserError:
     return UserError(
-        f"{path}: expected at most {max_pixels / 1e6:g} million pixels, got {got}; "
+        f"{name}: expected at most {max_pixels / 1e6:g} million pixels, got {got}; "
         "shrink or crop the picture first"
     )
 

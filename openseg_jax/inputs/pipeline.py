@@ -5,7 +5,7 @@ Workers run NumPy and Pillow code only: touching JAX in them would start a secon
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import grain
 import numpy as np
@@ -28,6 +28,25 @@ class Source(Protocol):
         ...
 
 
+@runtime_checkable
+class EpochSource(Source, Protocol):
+    """A source whose examples differ from epoch to epoch: random crops."""
+
+    def at(self, index: int, epoch: int) -> Example:
+        """Makes the example of an epoch; the same two numbers always give the same example."""
+        ...
+
+
+class _AtEpoch:
+    """Turns indexes into examples, given their place in the endless stream. Workers pickle it."""
+
+    def __init__(self, source: EpochSource, length: int) -> None:
+        self.source, self.length = source, length
+
+    def __call__(self, place: int, index: int) -> Example:
+        return self.source.at(index, place // self.length)
+
+
 def batches(
     source: Source,
     batch_size: int,
@@ -46,7 +65,7 @@ def batches(
     together) in an order of its own. The iterator's `get_state` and `set_state` continue it.
 
     Args:
-        source: examples by index.
+        source: examples by index; an `EpochSource` is told the epoch too.
         batch_size: rows of the batches of all processes together.
         seed: of the order.
         shuffle: False keeps the source's order, for streams that are random already.
@@ -68,10 +87,18 @@ def batches(
             f"input: expected at least {shards} examples, got {len(source)}; "
             "use fewer processes or more data"
         )
-    data = grain.MapDataset.source(source).seed(seed)
+    changing = isinstance(source, EpochSource)
+    start: Any = grain.MapDataset
+    data = start.range(len(source)) if changing else start.source(source)
+    data = data.seed(seed)
     if shuffle:
         data = data.shuffle()
-    data = data[shard::shards].repeat().batch(batch_size // shards, drop_remainder=True)
+    data = data[shard::shards]
+    length = len(data)
+    data = data.repeat()
+    if changing:
+        data = data.map_with_index(_AtEpoch(source, length))
+    data = data.batch(batch_size // shards, drop_remainder=True)
     # With worker processes, each keeps its own threads and buffer, counted in batches as well.
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(prefetch, 1))
     stream = data.to_iter_dataset(options)

@@ -14,6 +14,7 @@ from absl import logging
 from jax.sharding import NamedSharding, PartitionSpec
 
 from openseg_jax.errors import UserError
+from openseg_jax.inputs.pairs import SKIPPED
 from openseg_jax.inputs.pipeline import batch_spec, batches
 from openseg_jax.tasks.base import Metrics
 from openseg_jax.train import setup
@@ -130,8 +131,13 @@ def train(
     key = jax.device_put(jax.random.fold_in(root, 1), everywhere)
     writers = make_writers(workdir, first=jax.process_index() == 0)
 
+    # Broken pictures and empty captions that this process met in this run.
+    skipped = np.zeros(2, np.int64)
+
     def save(step: int, state: TrainState) -> None:
         checkpoints.save(step, state, data, plain)
+        if skipped.any():
+            logging.warning("skipped so far: %d broken pictures, %d empty captions", *skipped)
         if on_checkpoint is not None:
             on_checkpoint(step, state)
 
@@ -140,7 +146,11 @@ def train(
     try:
         with ProgressBar(config.steps, start, show=show and jax.process_index() == 0) as bar:
             for step in range(start + 1, config.steps + 1):
-                state, metrics = step_fn(state, frozen, put_batch(next(data), mesh), key)
+                batch = next(data)
+                told = batch.pop(SKIPPED, None)
+                if told is not None:
+                    skipped += told.sum(axis=0)
+                state, metrics = step_fn(state, frozen, put_batch(batch, mesh), key)
                 pending.append(metrics)
                 bar.advance(step)
                 last = step == config.steps
@@ -151,6 +161,8 @@ def train(
                 now = time.perf_counter()
                 means["examples_per_second"] = config.batch_size * len(pending) / (now - clock)
                 means["learning_rate"] = float(schedule(step - 1))
+                if told is not None:
+                    means["skipped"] = float(skipped.sum())
                 pending, clock = [], now
                 for writer in writers:
                     writer.write_scalars(step, means)

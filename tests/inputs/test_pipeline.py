@@ -105,3 +105,16 @@ def test_worker_processes_change_neither_order_nor_resuming():
     resumed = batches(Numbers(50), 4, workers=2, threads=1)
     resumed.set_state(stream.get_state())
     assert _take(resumed, 5) == want[3:]
+
+
+class Epochs(Numbers):
+    """Example i of epoch e is 100 e + i."""
+
+    def at(self, index, epoch):
+        return {"x": np.int32(100 * epoch + index)}
+
+
+def test_sources_may_be_told_the_epoch():
+    assert _take(batches(Epochs(4), 4, shuffle=False), 2) == [[0, 1, 2, 3], [100, 101, 102, 103]]
+    shards = [sum(_take(batches(Epochs(4), 2, shard=i, shards=2), 8), []) for i in (0, 1)]
+    assert sorted(sum(shards, [])) == [100 * e + i for e in range(4) for i in range(4)]
