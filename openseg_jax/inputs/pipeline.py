@@ -101,13 +101,13 @@ def batches(
     data = data.batch(batch_size // shards, drop_remainder=True)
     # With worker processes, each keeps its own threads and buffer, counted in batches as well.
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(prefetch, 1))
-    stream: Any = data.to_iter_dataset(options)
+    stream = data.to_iter_dataset(options)
     if workers:
         if not flags.FLAGS.is_parsed():
             # Grain's workers read an absl flag, and our commands do not parse absl's flags.
             flags.FLAGS.mark_as_parsed()
         stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
-    return iter(stream)
+    return stream.__iter__()
 
 
 def batch_spec(source: Source, batch_size: int) -> dict[str, Any]:
