@@ -56,9 +56,10 @@ def get_config(arg: str = "") -> ConfigDict:
 
     c.optim = ConfigDict()
     c.optim.learning_rate = 1e-3  # peak
-    c.optim.schedule = "cosine"  # cosine, linear or constant
+    c.optim.schedule = "cosine"  # cosine, linear, poly or constant
     c.optim.warmup = 100  # steps
     c.optim.end = 0.0  # the last step's share of the peak
+    c.optim.power = 0.9  # of the poly schedule
     c.optim.b1 = 0.9
     c.optim.b2 = 0.98
     c.optim.eps = 1e-8

@@ -165,6 +165,64 @@ def miou(matrix: Int[np.ndarray, "C C"], convention: str = "gt", **flags: bool) 
     return metrics(matrix, **flags).miou[convention]
 
 
+@dataclasses.dataclass(frozen=True)
+class SplitMetrics:
+    """What a confusion matrix says of seen and unseen classes apart; fractions, NaN if undefined.
+
+    Attributes:
+        seen, unseen: mean IoU over the classes of each side. Every pixel counts: a seen pixel
+            taken for an unseen class lowers both.
+        harmonic: 2·seen·unseen/(seen + unseen), "hIoU".
+        seen_accuracy, unseen_accuracy: correct pixels over the counted pixels of each side.
+    """
+
+    seen: float
+    unseen: float
+    harmonic: float
+    seen_accuracy: float
+    unseen_accuracy: float
+
+
+def split_metrics(
+    matrix: Int[np.ndarray, "C C"],
+    unseen: Bool[np.ndarray, "C"],
+    convention: str = "gt",
+    *,
+    parity: str | None = None,
+) -> SplitMetrics:
+    """Computes the generalised zero-shot metrics: seen, unseen and their harmonic mean.
+
+    Args:
+        matrix: counts, rows are the truth.
+        unseen: True for classes whose masks training never showed.
+        convention: one of `CONVENTIONS`.
+        parity: "reference" with "all" makes a side NaN where one of its classes is in no ground
+            truth, as one of MAFT's evaluators does; None counts such a class as 0.
+    Returns:
+        the metrics.
+    Raises:
+        UserError: on an unknown convention, or a split of another length.
+    Source:
+        maft.md §7: "union" is its generalised evaluator, "all" that of `val_extra_classes`.
+    """
+    if convention not in CONVENTIONS:
+        unknown_name(convention, CONVENTIONS, "mIoU convention")
+    found, unseen = metrics(matrix), np.asarray(unseen, bool)
+    check_shape(unseen, str(len(found.iou)), "unseen", fix="give one flag for each class")
+    hit = np.diagonal(np.asarray(matrix, np.int64))
+    members = _members(convention, found.truth, found.truth + found.predicted - hit)
+    poisoned = parity == "reference" and convention == "all"
+
+    def side(of: Bool[np.ndarray, "C"]) -> tuple[float, float]:
+        absent = poisoned and bool((found.truth[of] == 0).any())
+        mean = float("nan") if absent else _mean(found.iou, members & of)
+        return mean, float(_ratio(hit[of].sum(), found.truth[of].sum()))
+
+    (s, s_accuracy), (u, u_accuracy) = side(~unseen), side(unseen)
+    both = 0.0 if s + u == 0 else 2 * s * u / (s + u)
+    return SplitMetrics(s, u, both, s_accuracy, u_accuracy)
+
+
 def region_iou(
     predicted: Bool[np.ndarray, "H W"], truth: Bool[np.ndarray, "H W"]
 ) -> tuple[int, int, float]:

@@ -87,6 +87,7 @@ def train(
         steps=config.steps,
         warmup=config.optim.warmup,
         end=config.optim.end,
+        power=config.optim.power,
     )
     tx = make_adamw(
         trained,

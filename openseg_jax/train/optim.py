@@ -13,7 +13,7 @@ from openseg_jax.errors import UserError, unknown_name
 from openseg_jax.tasks.base import Rules
 
 Schedule = Callable[[Any], Any]
-SCHEDULES = ("cosine", "constant", "linear")
+SCHEDULES = ("cosine", "constant", "linear", "poly")
 
 
 def match_rules(rules: Rules, names: Iterable[str], what: str) -> dict[str, Any]:
@@ -65,7 +65,13 @@ def trainable_names(rules: Rules, names: Iterable[str]) -> frozenset[str]:
 
 
 def make_schedule(
-    kind: str, *, peak: float, steps: int, warmup: int = 0, end: float = 0.0
+    kind: str,
+    *,
+    peak: float,
+    steps: int,
+    warmup: int = 0,
+    end: float = 0.0,
+    power: float = 0.9,
 ) -> Schedule:
     """Builds the learning rate as a function of the step.
 
@@ -74,7 +80,8 @@ def make_schedule(
         peak: the rate after warm-up.
         steps: of the whole training.
         warmup: steps of linear rise from 0.
-        end: the last step's share of the peak, for "cosine" and "linear".
+        end: the last step's share of the peak; "constant" has none.
+        power: of "poly", which is end + (1 − end)·(1 − i/steps)^power of the peak.
     """
     if kind not in SCHEDULES:
         unknown_name(kind, SCHEDULES, "schedule")
@@ -88,6 +95,8 @@ def make_schedule(
         after = optax.cosine_decay_schedule(peak, rest, alpha=end)
     elif kind == "linear":
         after = optax.linear_schedule(peak, end * peak, rest)
+    elif kind == "poly":
+        after = optax.polynomial_schedule(peak, end * peak, power, rest)
     else:
         after = optax.constant_schedule(peak)
     if not warmup:
