@@ -38,6 +38,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
     c.model = ConfigDict(variant("ViT-B-32").to_dict())  # models/variants.py: CLIPConfig
     # model.text.vocab_size = 0 takes the tokenizer's
+    c.init = ""  # CLIP to start from, a name or folder: its architecture replaces `model`
 
     c.task = ConfigDict()
     c.task.name = "clip"  # key of train/setup.py TASKS
@@ -45,8 +46,36 @@ def get_config(arg: str = "") -> ConfigDict:
     c.task.patch_mean_weight = 0.0  # the same loss on the mean of the patch tokens
     c.task.trainable = ((".*", True),)  # (name regex, bool); each parameter must match
 
+    c.task.segclip = ConfigDict()  # what SegCLIP adds to the CLIP; see models/segclip.py
+    c.task.segclip.first_blocks = 10  # of the image tower, before the grouping
+    c.task.segclip.centers = 8  # regions that an image is cut into at most
+    c.task.segclip.cross_layers = 2  # in which the centres look at the patches
+    c.task.segclip.temperature = 0.9  # of the Gumbel softmax
+    c.task.segclip.mask_ratio = 0.75  # of the patches, hidden from the reconstruction branch
+    c.task.segclip.recon_blocks = 2  # between regions and decoder
+    c.task.segclip.decoder_width = 384  # of the decoder that draws hidden patches
+    c.task.segclip.decoder_depth = 3  # blocks
+    c.task.segclip.decoder_heads = 8  # of its attention
+    c.task.segclip.contrastive = 1.0  # weight of each loss; 0 leaves it out
+    c.task.segclip.reconstruction = 1.0  # of hidden patches
+    c.task.segclip.superpixel = 1.0  # agreement of regions with superpixels
+    c.task.segclip.equal_captions = True  # are positives of one another; published: False
+    c.task.segclip.cross_batch_kv = "per_image"  # or "torch18": the published training's mixing
+    c.task.segclip.short_side = 224  # of the pictures that superpixels are computed on, pixels
+    c.task.segclip.superpixel_scale = 224.0  # felzenszwalb's; larger gives larger ones
+    c.task.segclip.superpixel_sigma = 0.9  # smoothing before, pixels
+    c.task.segclip.superpixel_min_size = 224  # pixels
+
     c.input = ConfigDict()
-    c.input.name = "miniature"  # key of INPUTS in the task's train/setup_*.py
+    c.input.name = "miniature"  # miniature, or the keys of train/pair_inputs.py PAIRS:
+    # folder, webdataset, tfds
+    c.input.path = ""  # folder of pictures; tar shards (x/{00000..00331}.tar); TFDS's data_dir
+    c.input.captions = ""  # captions file in the folder; "" finds captions.* or metadata.*
+    c.input.dataset = "coco_captions"  # of TFDS
+    c.input.split = "train"  # of TFDS
+    c.input.crop = (0.5, 1.0)  # share of a picture's area in a random crop; (1.0, 1.0): centre
+    c.input.context = 0  # tokens of a caption; 0 takes the text tower's
+    c.input.cache = ""  # folder for indexes of tar shards and superpixels; "" keeps none of these
     c.input.seed = 0  # which world
     c.input.examples = 10_000_000  # length of a procedural stream
     c.input.shuffle = True  # False for streams that are random already

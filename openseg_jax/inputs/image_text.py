@@ -25,11 +25,13 @@ class ImageText:
         example: index to (image, caption); a pure function.
         encode: captions to Int32[n T], the tokenizer's.
         length: number of examples.
+        extras: makes further arrays of an example from the picture.
     """
 
     example: Callable[[int], tuple[np.ndarray, str]]
     encode: Callable[[Sequence[str]], np.ndarray]
     length: int
+    extras: Callable[[np.ndarray], Example] | None = None
 
     def __len__(self) -> int:
         return self.length
@@ -37,4 +39,5 @@ class ImageText:
     def __getitem__(self, index: int) -> Example:
         image, caption = self.example(int(index))
         ids = self.encode([caption])[0]
-        return {"image": image, "ids": ids, "caption": caption_hash(ids)}
+        extras = {} if self.extras is None else self.extras(image)
+        return {"image": image, "ids": ids, "caption": caption_hash(ids), **extras}

@@ -50,6 +50,7 @@ class ClipTask:
             OpenAI's CLIP never trained it: in large models it works by grace of their residual
             stream, in a tiny one it has to be taught.
         trainable: see `Task`.
+        start: nested parameters to tune further; None draws fresh ones.
     """
 
     clip: CLIP
@@ -57,14 +58,17 @@ class ClipTask:
     loss_name: str = "softmax"
     patch_mean_weight: float = 0.0
     trainable: Rules = ((".*", True),)
+    start: Params | None = dataclasses.field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.loss_name not in LOSSES:
             unknown_name(self.loss_name, LOSSES, "contrastive loss")
 
     def init(self, key: Key, batch: Batch) -> tuple[Params, Params]:
-        """Draws fresh parameters; nothing is frozen."""
+        """Returns `start`, or draws fresh parameters; nothing is frozen."""
         del batch
+        if self.start is not None:
+            return jax.tree.map(jnp.asarray, self.start), {}
         # Jitted, the forward pass that shapes the parameters is dropped instead of computed.
         return jax.jit(lambda key: init_params(self.clip, key))(key), {}
 

@@ -8,20 +8,23 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from openseg_jax.errors import unknown_name
+import numpy as np
+
 from openseg_jax.inputs.image_text import ImageText
-from openseg_jax.inputs.pipeline import Source
+from openseg_jax.inputs.pipeline import Example, Source
 from openseg_jax.miniature import captions, streams
 from openseg_jax.miniature.world import CLASS_NAMES
 from openseg_jax.models.clip import CLIP
 from openseg_jax.models.variants import CLIPConfig, Preprocess
 from openseg_jax.tasks.base import Task
 from openseg_jax.tasks.clip import ClipTask
-from openseg_jax.text.tokenizer import Tokenizer, word_tokenizer
+from openseg_jax.text.tokenizer import Tokenizer, openai_tokenizer, word_tokenizer
+from openseg_jax.train.pair_inputs import open_pairs, pair_source, saw_of, short_rows
 from openseg_jax.train.setup import DTYPES
 from openseg_jax.train.state import Config
-from openseg_jax.types import Params
+from openseg_jax.types import Params, UInt8
 from openseg_jax.weights.folder import save_folder
+from openseg_jax.weights.load import load_clip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,33 +68,46 @@ def miniature_tokenizer(context: int) -> Tokenizer:
     return word_tokenizer(words, context)
 
 
-def _miniature(config: Config, tokenizer: Tokenizer) -> Source:
-    size, seed = config.model.vision.image_size, config.input.seed
-    example = functools.partial(streams.training_example, size=size, seed=seed)
-    return ImageText(example, tokenizer.encode, config.input.examples)
-
-
-# Names of `config.input.name`: (the tokenizer, the source, the labels).
-INPUTS: dict[str, tuple[Callable[[int], Tokenizer], Callable[..., Source], tuple[str, ...]]] = {
-    "miniature": (miniature_tokenizer, _miniature, CLASS_NAMES),
-}
+def miniature_source(
+    config: Config,
+    tokenizer: Tokenizer,
+    size: int,
+    extras: Callable[[UInt8[np.ndarray, "H W 3"]], Example] | None = None,
+) -> Source:
+    """Builds the miniature's endless stream of captioned pictures."""
+    example = functools.partial(streams.training_example, size=size, seed=config.input.seed)
+    rows = short_rows(tokenizer, config.input.context)
+    return ImageText(example, rows.encode, config.input.examples, extras)
 
 
 def build(config: Config) -> ClipSetup:
-    """Builds a CLIP experiment.
+    """Builds a CLIP experiment: fresh towers, or those of `config.init` to be tuned further.
 
     Raises:
-        UserError: for an unknown input or loss.
+        UserError: for an unknown input or loss, data that is not there, or weights that do not
+            load.
     """
-    if config.input.name not in INPUTS:
-        unknown_name(config.input.name, INPUTS, "input")
-    make_tokenizer, make_source, labels = INPUTS[config.input.name]
-    described = config.model.to_dict()
-    tokenizer = make_tokenizer(described["text"]["context"])
-    if not described["text"]["vocab_size"]:
-        described["text"]["vocab_size"] = tokenizer.end + 1
-    model = CLIPConfig.from_dict(described)
-    preprocess = Preprocess(model.vision.image_size)
+    # Data first: nobody wants to load weights to learn that a path is wrong.
+    pairs = open_pairs(config, ("miniature",))
+    start = load_clip(config.init) if config.init else None
+    labels: tuple[str, ...] = () if pairs is not None else CLASS_NAMES
+    if start is not None:
+        tokenizer, model, preprocess = start.tokenizer, start.config, start.preprocess
+        labels = tuple(start.defaults.get("labels", labels))
+    else:
+        described = config.model.to_dict()
+        context = described["text"]["context"]
+        tokenizer = miniature_tokenizer(context) if pairs is None else openai_tokenizer(context)
+        if not described["text"]["vocab_size"]:
+            described["text"]["vocab_size"] = tokenizer.end + 1
+        model = CLIPConfig.from_dict(described)
+        preprocess = Preprocess(model.vision.image_size)
+    size = model.vision.image_size
+    if pairs is None:
+        source = miniature_source(config, tokenizer, size)
+        saw = f"captioned pictures of the miniature stream (seed {config.input.seed})"
+    else:
+        source, saw = pair_source(config, pairs, tokenizer, size), saw_of(config)
     clip = CLIP(
         model,
         dtype=DTYPES[config.dtype],
@@ -105,8 +121,6 @@ def build(config: Config) -> ClipSetup:
         loss_name=config.task.loss,
         patch_mean_weight=config.task.patch_mean_weight,
         trainable=config.task.trainable,
+        start=None if start is None else start.params,
     )
-    saw = f"captioned pictures of the {config.input.name} stream (seed {config.input.seed})"
-    return ClipSetup(
-        task, make_source(config, tokenizer), saw, model, preprocess, tokenizer, labels
-    )
+    return ClipSetup(task, source, saw, model, preprocess, tokenizer, labels)
