@@ -87,11 +87,15 @@ class Attention(nn.Module):
         return x.reshape(*x.shape[:-1], self.heads, self.width // self.heads)
 
     def project_in(
-        self, x: Float[Array, "B N D"], kv: Float[Array, "B S D"] | None = None
+        self,
+        x: Float[Array, "B N D"],
+        kv: Float[Array, "B S D"] | None = None,
+        value: Float[Array, "B S D"] | None = None,
     ) -> tuple[Float[Array, "B N A d"], Float[Array, "B S A d"], Float[Array, "B S A d"]]:
-        """Computes queries of `x`, and keys and values of `kv` (of `x` when None)."""
+        """Computes queries of `x`, keys of `kv` (None: of `x`), values of `value` (None: `kv`)."""
         kv = x if kv is None else kv
-        return self._heads(self.query(x)), self._heads(self.key(kv)), self._heads(self.value(kv))
+        value = kv if value is None else value
+        return self._heads(self.query(x)), self._heads(self.key(kv)), self._heads(self.value(value))
 
     def project_out(self, x: Float[Array, "B N A d"]) -> Float[Array, "B N D"]:
         """Joins the heads and applies the output map."""
@@ -102,8 +106,9 @@ class Attention(nn.Module):
         x: Float[Array, "B N D"],
         kv: Float[Array, "B S D"] | None = None,
         mask: Bool[Array, "#B #A #N S"] | None = None,
+        value: Float[Array, "B S D"] | None = None,
     ) -> Float[Array, "B N D"]:
-        q, k, v = self.project_in(x, kv)
+        q, k, v = self.project_in(x, kv, value)
         return self.project_out(attention(q, k, v, mask=mask, backend=self.backend))
 
     def with_weights(

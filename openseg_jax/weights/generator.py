@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from openseg_jax.models.mask_decoder import MaskDecoderConfig
 from openseg_jax.models.pixel_decoder import PixelDecoderConfig
-from openseg_jax.weights.tree import Leaf, linear, norm
+from openseg_jax.weights.tree import Leaf, linear, norm, packed
 
 
 def conv_norm(target: str, conv: str, group_norm: str, *, bias: bool) -> list[Leaf]:
@@ -43,3 +44,53 @@ def pixel_decoder_leaves(
         Leaf(f"{target}mask_features/kernel", f"{source}mask_features.weight", "conv"),
         Leaf(f"{target}mask_features/bias", f"{source}mask_features.bias"),
     ]
+
+
+def interaction_leaves(source: str = "sem_seg_head.interaction.", target: str = "") -> list[Leaf]:
+    """Names the text interaction. Arguments as in `pixel_decoder_leaves`."""
+    rows = [Leaf(f"{target}gamma", f"{source}gamma")]
+    for name in ("layer_norm_q_1", "layer_norm_k_1"):
+        rows += norm(f"{target}{name}", f"{source}{name}")
+    for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
+        rows += linear(f"{target}{name}", f"{source}attn.{name}")
+    return rows
+
+
+def mask_decoder_leaves(
+    config: MaskDecoderConfig,
+    source: str = "sem_seg_head.predictor.",
+    target: str = "",
+    query: str = "query_feat",
+) -> list[Leaf]:
+    """Names the masked-attention decoder.
+
+    Args:
+        config: its sizes.
+        source, target: as in `pixel_decoder_leaves`.
+        query: their name of the query features; older checkpoints say "static_query".
+    """
+    rows = [
+        Leaf(f"{target}query_feat", f"{source}{query}.weight"),
+        Leaf(f"{target}query_embed", f"{source}query_embed.weight"),
+        Leaf(f"{target}level_embed", f"{source}level_embed.weight"),
+        *norm(f"{target}decoder_norm", f"{source}decoder_norm"),
+    ]
+    for i in range(config.layers):
+        here = f"{target}layers_{i}"
+        for ours, theirs, inner in (
+            ("cross", "transformer_cross_attention_layers", "multihead_attn"),
+            ("self", "transformer_self_attention_layers", "self_attn"),
+        ):
+            there = f"{source}{theirs}.{i}"
+            weight, bias = f"{there}.{inner}.in_proj_weight", f"{there}.{inner}.in_proj_bias"
+            rows += packed(f"{here}/{ours}_attn", weight, bias, ("query", "key", "value"))
+            rows += linear(f"{here}/{ours}_attn/out", f"{there}.{inner}.out_proj")
+            rows += norm(f"{here}/{ours}_norm", f"{there}.norm")
+        there = f"{source}transformer_ffn_layers.{i}"
+        rows += linear(f"{here}/ffn/layers_0", f"{there}.linear1")
+        rows += linear(f"{here}/ffn/layers_1", f"{there}.linear2")
+        rows += norm(f"{here}/ffn_norm", f"{there}.norm")
+    for name, depth in (("mask_embed", 3), ("class_embed", 2)):
+        for i in range(depth):
+            rows += linear(f"{target}{name}/layers_{i}", f"{source}{name}.layers.{i}")
+    return rows
