@@ -85,8 +85,9 @@ def get_config(arg: str = "") -> ConfigDict:
 
     c.optim = ConfigDict()
     c.optim.learning_rate = 1e-3  # peak
-    c.optim.schedule = "cosine"  # cosine, linear, poly or constant
+    c.optim.schedule = "cosine"  # cosine, cosine_from_one, linear, poly or constant
     c.optim.warmup = 100  # steps
+    c.optim.start = 0.0  # the first step's share of the peak, where there is a warm-up
     c.optim.end = 0.0  # the last step's share of the peak
     c.optim.power = 0.9  # of the poly schedule
     c.optim.b1 = 0.9

@@ -86,6 +86,7 @@ def train(
         peak=config.optim.learning_rate,
         steps=config.steps,
         warmup=config.optim.warmup,
+        start=config.optim.start,
         end=config.optim.end,
         power=config.optim.power,
     )

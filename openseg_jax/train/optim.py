@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import jax.numpy as jnp
 import optax
 from absl import logging
 
@@ -13,7 +14,7 @@ from openseg_jax.errors import UserError, unknown_name
 from openseg_jax.tasks.base import Rules
 
 Schedule = Callable[[Any], Any]
-SCHEDULES = ("cosine", "constant", "linear", "poly")
+SCHEDULES = ("cosine", "cosine_from_one", "constant", "linear", "poly")
 
 
 def match_rules(rules: Rules, names: Iterable[str], what: str) -> dict[str, Any]:
@@ -70,16 +71,19 @@ def make_schedule(
     peak: float,
     steps: int,
     warmup: int = 0,
+    start: float = 0.0,
     end: float = 0.0,
     power: float = 0.9,
 ) -> Schedule:
     """Builds the learning rate as a function of the step.
 
     Args:
-        kind: one of `SCHEDULES`.
+        kind: one of `SCHEDULES`. "cosine_from_one" counts steps from 1, so that the first update
+            has a rate and the last has none (SegCLIP; the others have it the other way round).
         peak: the rate after warm-up.
         steps: of the whole training.
-        warmup: steps of linear rise from 0.
+        warmup: steps of linear rise.
+        start: share of the peak that the rise begins with.
         end: the last step's share of the peak; "constant" has none.
         power: of "poly", which is end + (1 − end)·(1 − i/steps)^power of the peak.
     """
@@ -91,6 +95,8 @@ def make_schedule(
             "it must be shorter than the training"
         )
     rest = max(steps - warmup, 1)
+    if kind == "cosine_from_one":
+        return _cosine_from_one(peak, warmup, rest, start, end)
     if kind == "cosine":
         after = optax.cosine_decay_schedule(peak, rest, alpha=end)
     elif kind == "linear":
@@ -101,7 +107,20 @@ def make_schedule(
         after = optax.constant_schedule(peak)
     if not warmup:
         return after
-    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after], [warmup])
+    return optax.join_schedules(
+        [optax.linear_schedule(start * peak, peak, warmup), after], [warmup]
+    )
+
+
+def _cosine_from_one(peak: float, warmup: int, rest: int, start: float, end: float) -> Schedule:
+    def rate(count: Any) -> Any:
+        step = count + 1.0
+        left = jnp.clip((step - warmup) / rest, 0.0, 1.0)
+        down = end + (1.0 - end) * 0.5 * (1.0 + jnp.cos(jnp.pi * left))
+        up = start + (1.0 - start) * step / max(warmup, 1)
+        return peak * jnp.where(step < warmup, up, down)
+
+    return rate
 
 
 def make_adamw(
