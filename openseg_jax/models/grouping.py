@@ -229,6 +229,7 @@ class GroupModule(nn.Module):
             of the whole batch scrambled, as the published code trains (see `scramble`).
         scramble_images: for "torch18": images scrambled together; 0 means the whole batch.
         dtype: of the computation; logits and softmax are float32.
+        scan: one compiled body for all cross-attention blocks.
     """
 
     width: int
@@ -240,6 +241,7 @@ class GroupModule(nn.Module):
     cross_batch_kv: str = "per_image"
     scramble_images: int = 0
     dtype: jnp.dtype = jnp.float32
+    scan: bool = True
 
     def setup(self) -> None:
         if self.cross_batch_kv not in CROSS_BATCH_KV:
@@ -295,8 +297,15 @@ class GroupModule(nn.Module):
         block = self._block(scrambled)
         shape = (batch, self.centers, self.width)
         q = jnp.broadcast_to(self.center_embedding, shape).astype(self.dtype)
-        for index in range(self.cross_layers):
-            q = block.apply({"params": block_params(self.cross, index)}, q, x)
+
+        def layer(q: Array, params: Params) -> tuple[Any, None]:
+            return block.apply({"params": params}, q, x), None
+
+        if self.scan:
+            q, _ = jax.lax.scan(layer, q, self.cross)
+        else:
+            for index in range(self.cross_layers):
+                q, _ = layer(q, block_params(self.cross, index))
         q = self.cross_ln(q)
         normed = self.norm(x)
         keys = self.key_ln(self.key(normed))

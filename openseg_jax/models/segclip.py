@@ -149,7 +149,8 @@ class SegVision(nn.Module):
         self.blocks = self._stack("blocks", c.first_blocks)
         self.grouper = GroupModule(
             v.width, v.heads, c.centers, c.cross_layers, v.eps, c.temperature,
-            self.cross_batch_kv, self.scramble_images, self.dtype, name="group",
+            self.cross_batch_kv, self.scramble_images, self.dtype, self.scan,
+            name="group",
         )  # fmt: skip
         self.blocks_after = self._stack("blocks_after", v.depth - c.first_blocks)
         self.blocks_recon = self.param("blocks_recon", self._init_recon)
