@@ -53,7 +53,8 @@ class TarShards:
     """Pairs of tar shards; see `inputs.pairs.Pairs`.
 
     Args:
-        shards: a folder, a file, or a pattern with `*`, `?`, `{00000..00331}` and `{a,b}`.
+        shards: a folder, a file, or a pattern with `*`, `?`, `{00000..00331}` and `{a,b}`;
+            several of these joined by "::".
         cache: folder for the indexes; "" puts them beside the shards, where that is allowed.
 
     Raises:
@@ -109,12 +110,12 @@ def expand_shards(shards: str | os.PathLike[str]) -> list[Path]:
     text = os.fspath(shards)
     if "://" in text:
         raise expected("input.path", "files on this machine", text, "copy or mount them first")
-    if Path(text).is_dir():
-        text = f"{glob.escape(text)}/*.tar"
     found = []
-    for pattern in itertools.islice(_braces(text), _MOST_SHARDS):
-        paths = sorted(glob.glob(pattern)) if glob.has_magic(pattern) else [pattern]
-        found += [Path(path) for path in paths]
+    for part in text.split("::"):
+        part = f"{glob.escape(part)}/*.tar" if Path(part).is_dir() else part
+        for pattern in itertools.islice(_braces(part), _MOST_SHARDS):
+            paths = sorted(glob.glob(pattern)) if glob.has_magic(pattern) else [pattern]
+            found += [Path(path) for path in paths]
     missing = [path for path in found if not path.is_file()]
     if missing or not found:
         got = f"no {missing[0]}" if missing else "none"

@@ -36,6 +36,7 @@ def test_patterns(shards):
     for pattern in ("", "/*.tar", "/{00000..00001}.tar", "/0000{0,1}.tar", "/0000[01].tar"):
         assert expand_shards(f"{shards}{pattern}") == names
     assert expand_shards(names[1]) == names[1:]
+    assert expand_shards(f"{names[1]}::{shards}/*0.tar") == names[::-1]
     with pytest.raises(UserError, match=r"no .*00002\.tar and 1 more"):
         expand_shards(f"{shards}/{{00000..00003}}.tar")
     with pytest.raises(UserError, match="got none"):
