@@ -5,7 +5,6 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from openseg_jax.ops.masks import soft_iou
 from openseg_jax.ops.resize import apply_matrices, half_pixel
 from openseg_jax.types import Array, Bool, Float
 
@@ -42,15 +41,14 @@ def segment_iou(segments: Array, proposals: Float[Array, "*B M h w"]) -> Float[A
     Source: maft.md §2. The published code adds 1e-7 to the denominator and loops over segments.
     """
     segments, proposals = segments.astype(jnp.float32), proposals.astype(jnp.float32)
+    truth, area = segments.sum(axis=(-2, -1)), proposals
     size, small = segments.shape[-2:], proposals.shape[-2:]
-    if size == small:
-        return soft_iou(segments, proposals)
-    rows, columns = half_pixel(small[0], size[0]), half_pixel(small[1], size[1])
-    weight = jnp.asarray(rows.sum(0)[:, None] * columns.sum(0), jnp.float32)
-    brought = apply_matrices(segments, rows.T, columns.T)
-    inter = jnp.einsum("...khw,...mhw->...km", brought, proposals, precision="highest")
-    area = (proposals * weight).sum(axis=(-2, -1))[..., None, :]
-    union = segments.sum(axis=(-2, -1))[..., :, None] + area - inter
+    if size != small:
+        rows, columns = half_pixel(small[0], size[0]), half_pixel(small[1], size[1])
+        area = proposals * jnp.asarray(rows.sum(0)[:, None] * columns.sum(0), jnp.float32)
+        segments = apply_matrices(segments, rows.T, columns.T)
+    inter = _product(segments, proposals)
+    union = truth[..., :, None] + area.sum(axis=(-2, -1))[..., None, :] - inter
     return jnp.where(union > 0, inter / jnp.where(union > 0, union, 1), 0)
 
 
@@ -144,4 +142,7 @@ def pairwise_dice(logits: Float[Array, "*B M H W"], target: Array) -> Float[Arra
 
 
 def _product(target: Array, values: Array) -> Array:
-    return jnp.einsum("...khw,...mhw->...km", target, values, precision="highest")
+    # Row by row, then summed: one product over all pixels of a picture is added up one by one on
+    # CPUs, and loses three digits.
+    by_row = jnp.einsum("...khw,...mhw->...hkm", target, values, precision="highest")
+    return by_row.sum(axis=-3)
