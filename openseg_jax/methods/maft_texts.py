@@ -1,0 +1,125 @@
+"""The class embeddings of MAFT: made once a vocabulary, on the host, and cached."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from openseg_jax.errors import UserError, expected
+from openseg_jax.methods.maft_config import MaftConfig
+from openseg_jax.text.classifier import TextEncoder, text_classifier
+from openseg_jax.types import Array, Bool, Float
+
+__all__ = ["MaftText", "build", "ensemble_templates", "from_embeddings", "with_non_object"]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class MaftText:
+    """A vocabulary as embeddings.
+
+    Attributes:
+        rows: Float[G E], unit length: the classes, then the backgrounds, then zeros as padding,
+            which lets vocabularies of like size share what was compiled.
+        valid: Bool[G], False for padding.
+        seen: Bool[G], classes that the generator was trained on.
+        count: C, the classes without backgrounds. rivals: how many backgrounds.
+        names: the C classes.
+    """
+
+    rows: Float[Array, "G E"]
+    valid: Bool[Array, " G"]
+    seen: Bool[Array, " G"]
+    count: int = dataclasses.field(metadata={"static": True})
+    rivals: int = dataclasses.field(metadata={"static": True}, default=0)
+    names: tuple[str, ...] = dataclasses.field(metadata={"static": True}, default=())
+
+    def anonymous(self) -> MaftText:
+        """Leaves out what is no array, so that vocabularies of one padded size share programs."""
+        return dataclasses.replace(self, count=self.valid.shape[0], rivals=0, names=())
+
+
+def ensemble_templates(vectors: Float[np.ndarray, "S C E"]) -> Float[np.ndarray, "C E"]:
+    """Averages the unit vectors of S templates and scales the mean to unit length."""
+    mean = _unit(vectors).mean(axis=0)
+    return _unit(mean)
+
+
+def with_non_object(
+    rows: Float[np.ndarray, "C E"], non_object: Float[np.ndarray, "1 E"] | None
+) -> Float[np.ndarray, "G E"]:
+    """Appends the learnt row for "no object", scaled to unit length, where there is one."""
+    if non_object is None:
+        return rows
+    return np.concatenate([rows, _unit(np.asarray(non_object, np.float32).reshape(1, -1))])
+
+
+def from_embeddings(
+    classes: Float[np.ndarray, "C E"],
+    *,
+    background: Float[np.ndarray, "R E"] | None = None,
+    seen: Bool[np.ndarray, " C"] | None = None,
+    names: Sequence[str] = (),
+) -> MaftText:
+    """Builds a vocabulary from embeddings that exist already; they are scaled to unit length.
+
+    Args:
+        classes: one row a class. background: rows that compete and are not reported.
+        seen: classes the generator was trained on; None means none.
+        names: of the classes.
+    """
+    count, extra = len(classes), 0 if background is None else len(background)
+    size = max(8, 1 << (count + extra - 1).bit_length())
+    rows = np.zeros((size, classes.shape[1]), np.float32)
+    rows[:count] = _unit(classes)
+    if background is not None and extra:
+        rows[count : count + extra] = _unit(background)
+    known = np.zeros(size, bool)
+    if seen is not None:
+        known[:count] = seen
+    names = tuple(names) or tuple(str(i) for i in range(count))
+    return MaftText(rows, np.arange(size) < count + extra, known, count, extra, names)
+
+
+def build(
+    config: MaftConfig,
+    clip: TextEncoder,
+    names: Sequence[str],
+    background: Sequence[str] | None = None,
+) -> MaftText:
+    """Encodes names with the templates of a configuration.
+
+    Args:
+        config: templates, seen names, and the backgrounds that `background=None` stands for.
+        clip: loaded weights.
+        names: C classes, inserted into the templates as they are.
+        background: texts that compete; () is none.
+
+    Raises:
+        UserError: for no names, an empty one or duplicates.
+    """
+    if isinstance(names, str):
+        raise expected("names", "a list of texts", repr(names), f"write [{names!r}]")
+    names = tuple(names)
+    if not names:
+        raise expected("names", "at least one text", "none", "name what to look for")
+    double = {name for name in names if names.count(name) > 1}
+    if double:
+        raise UserError(f"names: {sorted(double)[0]!r} is given twice; name every class once")
+    rivals = config.background if background is None else tuple(background)
+    rivals = tuple(dict.fromkeys(r for r in rivals if r not in names))
+    rows = text_classifier(clip, [*names, *rivals], config.templates)
+    return from_embeddings(
+        rows[: len(names)],
+        background=rows[len(names) :],
+        seen=np.isin(np.asarray(names, object), np.asarray(config.seen, object)),
+        names=names,
+    )
+
+
+def _unit(x: Float[np.ndarray, "*B E"]) -> Float[np.ndarray, "*B E"]:
+    x = np.asarray(x, np.float32)
+    return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
