@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from openseg_jax.models.segclip import SegCLIP, SegCLIPConfig
@@ -17,13 +18,12 @@ FULL = golden.cases("segclip", "full")
 GROUP = golden.cases("segclip", "group")
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=8)
 def load(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Reads a case with all floats as float32."""
+    """Reads a case; half floats are exact and become float32."""
     arrays, meta = golden.load(path)
-    return {
-        k: v.astype(np.float32) if v.dtype == np.float16 else v for k, v in arrays.items()
-    }, meta
+    half = np.dtype(np.float16)
+    return {k: v.astype(np.float32) if v.dtype == half else v for k, v in arrays.items()}, meta
 
 
 def state(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -38,13 +38,33 @@ def full_model(path: Path) -> tuple[SegCLIPConfig, Any]:
     return config, params
 
 
+@functools.cache
+def _options() -> dict[str, Any]:
+    # Tiny models compile far longer than they run; old code generation is five times faster.
+    fast = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+    while fast:
+        try:
+            jax.jit(lambda x: x + 1, compiler_options=fast)(jnp.zeros(1))
+            return fast
+        except jax.errors.JaxRuntimeError:
+            fast.popitem()
+    return fast
+
+
+def quick_jit(function: Any, **settings: Any) -> Any:
+    """Jits with options that make compiling cheap and running slow."""
+    return jax.jit(function, compiler_options=_options(), **settings)
+
+
 @functools.lru_cache(maxsize=64)
 def program(config: SegCLIPConfig, method: Any, **switches: Any) -> Any:
-    """Compiles one method of a model; equal calls share the program."""
+    """Compiles a function of a bound model; equal calls share the program."""
     model = SegCLIP(config, **switches)
-    return jax.jit(
-        lambda params, *args, **kw: model.apply({"params": params}, *args, method=method, **kw)
-    )
+
+    def run(params: Any, *args: Any, **named: Any) -> Any:
+        return model.apply({"params": params}, *args, method=method, **named)
+
+    return quick_jit(run)
 
 
 def last(x: np.ndarray) -> np.ndarray:
@@ -52,14 +72,15 @@ def last(x: np.ndarray) -> np.ndarray:
     return np.moveaxis(x, -3, -1)
 
 
+def error(got: Any, want: np.ndarray) -> float:
+    """Returns the largest difference over the largest value."""
+    scale = max(float(np.abs(want).max()), 1e-12)
+    return float(np.abs(np.asarray(got, np.float64) - want).max()) / scale
+
+
 def close(got: Any, want: np.ndarray, tolerance: float = 1e-4) -> None:
-    """Compares relative to the largest value, as the goldens' tolerances are given."""
+    """Compares relative to the largest value, as the goldens' tolerance is given."""
     got = np.asarray(got)
     assert got.shape == want.shape
     assert np.isfinite(got).all()
     assert error(got, want) < tolerance
-
-
-def error(got: Any, want: np.ndarray) -> float:
-    """The largest difference over the largest value."""
-    return float(np.abs(np.asarray(got, np.float64) - want).max() / max(np.abs(want).max(), 1e-12))
