@@ -179,7 +179,7 @@ class SegClipTask:
         """Computes the weighted sum of the losses, and each by itself."""
         del frozen
         pixels, caption = self.pixels(batch["image"]), batch["caption"]
-        positive = same_caption(caption if self.equal_captions else jnp.arange(caption.shape[0]))
+        positive = same_caption(caption if self.equal_captions else jnp.arange(len(caption)))
         noise = self.noise(key, pixels.shape[0], self.model.grid(pixels))
         parts = self.parts(
             params, pixels, batch["ids"], positive, batch.get("superpixels"), noise
@@ -192,7 +192,7 @@ class SegClipTask:
             metrics[name] = (value * count, count)
         best = jnp.argmax(parts.image @ parts.text.T, axis=1)
         hits = jnp.take_along_axis(positive, best[:, None], axis=1).sum()
-        used = (jax.lax.stop_gradient(parts.encoded.grouping.hard).sum(-1) > 0).sum()
+        used: Any = (jax.lax.stop_gradient(parts.encoded.grouping.hard).sum(-1) > 0).sum()
         metrics["retrieval"] = (hits.astype(jnp.float32), count)
         metrics["groups_used"] = (used.astype(jnp.float32), count)
         metrics["logit_scale"] = (parts.scale, jnp.float32(1.0))
