@@ -179,7 +179,9 @@ class SegClipTask:
         """Computes the weighted sum of the losses, and each by itself."""
         del frozen
         pixels, caption = self.pixels(batch["image"]), batch["caption"]
-        positive = same_caption(caption if self.equal_captions else jnp.arange(len(caption)))
+        positive: Any = same_caption(caption)
+        if not self.equal_captions:
+            positive = jnp.eye(pixels.shape[0], dtype=bool)
         noise = self.noise(key, pixels.shape[0], self.model.grid(pixels))
         parts = self.parts(
             params, pixels, batch["ids"], positive, batch.get("superpixels"), noise
@@ -192,11 +194,13 @@ class SegClipTask:
             metrics[name] = (value * count, count)
         best = jnp.argmax(parts.image @ parts.text.T, axis=1)
         hits = jnp.take_along_axis(positive, best[:, None], axis=1).sum()
-        used: Any = (jax.lax.stop_gradient(parts.encoded.grouping.hard).sum(-1) > 0).sum()
-        metrics["retrieval"] = (hits.astype(jnp.float32), count)
-        metrics["groups_used"] = (used.astype(jnp.float32), count)
-        metrics["logit_scale"] = (parts.scale, jnp.float32(1.0))
-        return total, metrics
+        used = (jax.lax.stop_gradient(parts.encoded.grouping.hard).sum(-1) > 0).sum()
+        seen: dict[str, Any] = {
+            "retrieval": (hits.astype(jnp.float32), count),
+            "groups_used": (used.astype(jnp.float32), count),
+            "logit_scale": (parts.scale, jnp.float32(1.0)),
+        }
+        return total, {**metrics, **seen}
 
     def constrain(self, params: Params) -> Params:
         """Keeps the logit scale at 100 or less."""
