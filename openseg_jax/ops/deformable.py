@@ -53,28 +53,28 @@ def deformable_attention(
 
     Source: Deformable DETR, eq. 3; torch `grid_sample(align_corners=False, padding_mode="zeros")`.
     """
-    batch, cells, heads, width = value.shape
-    if cells != sum(h * w for h, w in sizes) or locations.shape[3] != len(sizes):
+    batch, cells, heads, depth = value.shape
+    areas = [h * w for h, w in sizes]
+    if cells != sum(areas) or locations.shape[3] != len(sizes):
         raise AssertionError(f"value has {cells} cells, for maps {tuple(sizes)}")
-    table = value.reshape(batch, cells * heads, width)
-    head = jnp.arange(heads, dtype=jnp.int32)[:, None]
-    locations, weights = locations.astype(jnp.float32), weights.astype(jnp.float32)
-    out = jnp.zeros((*locations.shape[:3], width), jnp.float32)
-    start = 0
-    for level, (h, w) in enumerate(sizes):
-        x = locations[:, :, :, level, :, 0] * w - 0.5
-        y = locations[:, :, :, level, :, 1] * h - 0.5
-        left, top = jnp.floor(x), jnp.floor(y)
-        for down in (0, 1):
-            for right in (0, 1):
-                column, row = left + right, top + down
-                share = (1 - jnp.abs(x - column)) * (1 - jnp.abs(y - row))
-                inside = (column >= 0) & (column < w) & (row >= 0) & (row < h)
-                share = jnp.where(inside, share, 0) * weights[:, :, :, level]
-                # Clipped as floats: far outside, an integer would overflow.
-                at = jnp.clip(row, 0, h - 1) * w + jnp.clip(column, 0, w - 1)
-                at = (start + at.astype(jnp.int32)) * heads + head
-                found = jax.vmap(lambda t, i: t.at[i].get(mode="promise_in_bounds"))(table, at)
-                out = out + jnp.sum(share[..., None] * found.astype(jnp.float32), axis=-2)
-        start += h * w
+    table = value.reshape(batch, cells * heads, depth)
+    head = jnp.arange(heads, dtype=jnp.int32)[:, None, None]
+    start = jnp.asarray(np.cumsum([0, *areas[:-1]]), jnp.int32)[:, None]
+    height, width = jnp.asarray(sizes, jnp.float32).T[..., None]
+    x = locations[..., 0].astype(jnp.float32) * width - 0.5
+    y = locations[..., 1].astype(jnp.float32) * height - 0.5
+    left, top = jnp.floor(x), jnp.floor(y)
+    out = jnp.zeros((*locations.shape[:3], depth), jnp.float32)
+    for down in (0, 1):
+        for right in (0, 1):
+            column, row = left + right, top + down
+            share = (1 - jnp.abs(x - column)) * (1 - jnp.abs(y - row))
+            inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+            share = jnp.where(inside, share, 0) * weights.astype(jnp.float32)
+            # Clipped as floats: far outside, an integer would overflow.
+            row, column = jnp.clip(row, 0, height - 1), jnp.clip(column, 0, width - 1)
+            at = (row * width + column).astype(jnp.int32) + start
+            at = at * heads + head
+            found = jax.vmap(lambda t, i: t.at[i].get(mode="promise_in_bounds"))(table, at)
+            out = out + jnp.sum(share[..., None] * found.astype(jnp.float32), axis=(-3, -2))
     return out.astype(value.dtype)
