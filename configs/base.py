@@ -61,10 +61,24 @@ def get_config(arg: str = "") -> ConfigDict:
     c.task.segclip.superpixel = 1.0  # agreement of regions with superpixels
     c.task.segclip.equal_captions = True  # are positives of one another; published: False
     c.task.segclip.cross_batch_kv = "per_image"  # or "torch18": the published training's mixing
-    c.task.segclip.short_side = 224  # of the pictures that superpixels are computed on, pixels
+    c.task.segclip.superpixel_short_side = 224  # of the pictures they are made of, pixels
     c.task.segclip.superpixel_scale = 224.0  # felzenszwalb's; larger gives larger ones
     c.task.segclip.superpixel_sigma = 0.9  # smoothing before, pixels
     c.task.segclip.superpixel_min_size = 224  # pixels
+    c.task.segclip.superpixel_parity = ""  # "reference": a patch's id is the mean of its pixels'
+
+    c.task.maft = ConfigDict()  # of maft_stage1 and maft_stage2; see tasks/maft*.py
+    c.task.maft.start = -1  # first block that sees masks; -1: 8, or two thirds of fewer blocks
+    c.task.maft.size = 0  # pixels a side of the encoder's input; 0: 480, or a small tower's own
+    c.task.maft.temperature = 100.0  # what cosines are multiplied with; 0.0 takes the weights' own
+    c.task.maft.templates = "vild14"  # of the class names; see text/prompts.py
+    c.task.maft.distillation = 0.1  # stage 2: weight of the self-distillation
+    c.task.maft.generator = "r101"  # stage 1: of models/generator.py VARIANTS, if not in `init`
+    c.task.maft.classes = 1.0  # stage 1: weight of the cross-entropy, in matching too
+    c.task.maft.mask = 20.0  # stage 1: of the focal loss
+    c.task.maft.dice = 5.0  # stage 1: of the dice loss
+    c.task.maft.no_object = 0.1  # stage 1: of a query without segment, in the cross-entropy
+    c.task.maft.parity = ""  # "reference": the published training's slips too; see tasks/maft*.py
 
     c.input = ConfigDict()
     c.input.name = "miniature"  # miniature, or the keys of train/pair_inputs.py PAIRS:
@@ -82,6 +96,21 @@ def get_config(arg: str = "") -> ConfigDict:
     c.input.threads = 2  # loading threads
     c.input.workers = 0  # loading processes; 0 loads in threads of the trainer
     c.input.prefetch = 4  # batches made ahead
+
+    c.input.masks = ConfigDict()  # of tasks on masks; input.name is miniature or folder
+    c.input.masks.labels = ""  # folder of label maps, named as the pictures in input.path
+    c.input.masks.suffix = ""  # what a label map's name has beyond its picture's
+    c.input.masks.classes = "coco_stuff171"  # of data/vocabularies, or a .txt file
+    c.input.masks.split = ""  # of data/splits: masks of its unseen classes are never shown
+    c.input.masks.ids = "contiguous"  # values of label maps; or one_based, raw
+    c.input.masks.segments = 32  # classes of a picture at most; the largest count
+    c.input.masks.crop = 640  # side of a view, or of a miniature scene, pixels
+    c.input.masks.short_sides = tuple(range(320, 961, 64))  # one is drawn; () does not resize
+    c.input.masks.long_side = 2560  # bound of the other side, pixels
+    c.input.masks.colours = True  # whether they vary
+    c.input.masks.proposals = "none"  # or noisy, regions, generator (the one in `init`)
+    c.input.masks.count = 100  # proposals of a picture
+    c.input.masks.stride = 4  # pixels of a view to one of a noisy or region proposal's
 
     c.optim = ConfigDict()
     c.optim.learning_rate = 1e-3  # peak

@@ -26,7 +26,10 @@ RETRIES = 50
 """Pairs in a row that may be broken; the published SegCLIP gives up after as many."""
 
 SKIPPED = "skipped"
-"""Key of Int32[2] in examples: broken pictures and empty captions that this one stands in for."""
+"""Key of Int32[2] in examples: 1 where this one stands in for a broken picture, an empty caption.
+
+Summed over an epoch it is the number of pairs that are of no use.
+"""
 
 _SHOWN = 5  # messages about single pairs, in each worker
 
@@ -87,26 +90,16 @@ class PairExamples:
         Raises:
             UserError: when `RETRIES` pairs in a row are broken.
         """
-        skipped = np.zeros(2, np.int32)
+        failed = np.zeros(2, np.int32)
+        skipped = failed.copy()
         for attempt in range(min(RETRIES, len(self))):
-            place = (index + attempt) % len(self)
-            try:
-                data, caption = self.pairs[place]
-                text = clean_caption(caption)
-                if not text:
-                    skipped[1] += 1
-                    logging.log_first_n(
-                        logging.WARNING,
-                        "%s: empty caption, skipped",
-                        _SHOWN,
-                        self.pairs.name(place),
-                    )
-                    continue
-                image = decode_image(data, self.pairs.name(place))
-            except (UserError, OSError) as error:
-                skipped[0] += 1
-                logging.log_first_n(logging.WARNING, "skipped: %s", _SHOWN, error)
+            found = self._usable((index + attempt) % len(self), failed)
+            if not attempt:
+                # What is met while looking for a stand-in is counted when its own turn comes.
+                skipped = failed.copy()
+            if found is None:
                 continue
+            image, text = found
             # The place asked for, not the one found: neighbours that meet keep their own crops.
             words = np.random.SeedSequence([self.seed, index, epoch])
             rng = np.random.Generator(np.random.PCG64(words))
@@ -121,10 +114,27 @@ class PairExamples:
                 **extras,
             }
         raise UserError(
-            f"input: expected usable pictures with captions, got {skipped[0]} broken pictures and "
-            f"{skipped[1]} empty captions in a row from {self.pairs.name(index)} on; "
+            f"input: expected usable pictures with captions, got {failed[0]} broken pictures and "
+            f"{failed[1]} empty captions in a row from {self.pairs.name(index)} on; "
             "check the data"
         )
+
+    def _usable(
+        self, place: int, failed: Int[np.ndarray, "2"]
+    ) -> tuple[UInt8[np.ndarray, "H W 3"], str] | None:
+        """Reads a pair; None where it is of no use, which is counted in `failed`."""
+        name = self.pairs.name(place)
+        try:
+            data, caption = self.pairs[place]
+            text = clean_caption(caption)
+            if text:
+                return decode_image(data, name), text
+            failed[1] += 1
+            logging.log_first_n(logging.WARNING, "skipped: %s: empty caption", _SHOWN, name)
+        except (UserError, OSError) as error:
+            failed[0] += 1
+            logging.log_first_n(logging.WARNING, "skipped: %s", _SHOWN, error)
+        return None
 
 
 def clean_caption(text: str) -> str:

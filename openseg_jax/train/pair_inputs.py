@@ -12,6 +12,13 @@ from openseg_jax.text.tokenizer import Tokenizer
 from openseg_jax.train.state import Config
 
 
+def _path(config: Config) -> str:
+    if not config.input.path:
+        what = {"folder": "a folder of pictures", "webdataset": "tar shards"}[config.input.name]
+        raise expected("input.path", what, "none", "add --set input.path=…")
+    return config.input.path
+
+
 def _folder(config: Config) -> Pairs:
     from openseg_jax.inputs.caption_folder import CaptionFolder
 
@@ -39,6 +46,7 @@ PAIRS: dict[str, Callable[[Config], Pairs]] = {
 }
 # What one example is, for the provenance.
 SAW = {
+    "miniature": "captioned pictures of the miniature stream (seed {seed})",
     "folder": "captioned pictures of the folder {path}",
     "webdataset": "captioned pictures of the shards {path}",
     "tfds": "captioned pictures of {dataset} ({split})",

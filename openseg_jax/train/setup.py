@@ -19,6 +19,9 @@ from openseg_jax.types import Params
 # Imported when asked for: a task brings models along that others do not need.
 TASKS: dict[str, tuple[str, str]] = {
     "clip": ("openseg_jax.train.setup_clip", "build"),
+    "segclip": ("openseg_jax.train.setup_segclip", "build"),
+    "maft_stage1": ("openseg_jax.train.setup_maft", "build_stage1"),
+    "maft_stage2": ("openseg_jax.train.setup_maft", "build_stage2"),
 }
 DTYPES: dict[str, Any] = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 

@@ -105,9 +105,8 @@ def build(config: Config) -> ClipSetup:
     size = model.vision.image_size
     if pairs is None:
         source = miniature_source(config, tokenizer, size)
-        saw = f"captioned pictures of the miniature stream (seed {config.input.seed})"
     else:
-        source, saw = pair_source(config, pairs, tokenizer, size), saw_of(config)
+        source = pair_source(config, pairs, tokenizer, size)
     clip = CLIP(
         model,
         dtype=DTYPES[config.dtype],
@@ -123,4 +122,4 @@ def build(config: Config) -> ClipSetup:
         trainable=config.task.trainable,
         start=None if start is None else start.params,
     )
-    return ClipSetup(task, source, saw, model, preprocess, tokenizer, labels)
+    return ClipSetup(task, source, saw_of(config), model, preprocess, tokenizer, labels)

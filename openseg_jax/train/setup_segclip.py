@@ -1,0 +1,122 @@
+"""SegCLIP's training on captioned pictures, from a CLIP or from nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from openseg_jax.inputs.pipeline import Source
+from openseg_jax.inputs.superpixel_examples import PatchSuperpixels
+from openseg_jax.inputs.superpixels import Felzenszwalb, Superpixels
+from openseg_jax.miniature.world import CLASS_NAMES
+from openseg_jax.models.segclip import SegCLIP, SegCLIPConfig
+from openseg_jax.models.variants import CLIPConfig, Preprocess, VisionConfig
+from openseg_jax.tasks.base import Task
+from openseg_jax.tasks.segclip import SegClipTask
+from openseg_jax.text.tokenizer import Tokenizer, openai_tokenizer
+from openseg_jax.train.pair_inputs import open_pairs, pair_source, saw_of
+from openseg_jax.train.setup import DTYPES
+from openseg_jax.train.setup_clip import miniature_source, miniature_tokenizer
+from openseg_jax.train.state import Config
+from openseg_jax.types import Params
+from openseg_jax.weights.load import load_clip
+from openseg_jax.weights.segclip_folder import save_segclip
+
+# Keys of `config.task.segclip` that describe the model; the others describe the training.
+_MODEL_KEYS = tuple(f.name for f in dataclasses.fields(SegCLIPConfig) if f.name != "clip")
+
+
+@dataclasses.dataclass(frozen=True)
+class SegClipSetup:
+    """A SegCLIP experiment; see `train.setup.Setup`.
+
+    Attributes:
+        task, source, saw: as there.
+        config, preprocess, tokenizer: travel with the weights.
+        defaults: of the CLIP it started from, as far as they say what the weights know.
+    """
+
+    task: Task
+    source: Source
+    saw: str
+    config: SegCLIPConfig
+    preprocess: Preprocess
+    tokenizer: Tokenizer
+    defaults: Mapping[str, Any]
+
+    def save(
+        self,
+        folder: str | os.PathLike[str],
+        params: Params,
+        provenance: Mapping[str, str],
+        defaults: Mapping[str, Any],
+        dtype: str,
+    ) -> None:
+        """Writes a model folder: the CLIP, and what SegCLIP adds under "segclip"."""
+        save_segclip(
+            folder, self.config, params, self.preprocess, self.tokenizer, provenance,
+            {**self.defaults, **defaults}, dtype,
+        )  # fmt: skip
+
+
+def _superpixels(config: Config, vision: VisionConfig) -> PatchSuperpixels:
+    s = config.task.segclip
+    made = Felzenszwalb(
+        s.superpixel_scale, s.superpixel_sigma, s.superpixel_min_size, s.superpixel_short_side
+    )
+    superpixels = Superpixels(made, config.input.cache or None)
+    return PatchSuperpixels(
+        superpixels, vision.image_size, vision.patch_size, s.superpixel_parity or None
+    )
+
+
+def build(config: Config) -> SegClipSetup:
+    """Builds a SegCLIP experiment.
+
+    Raises:
+        UserError: for an unknown input, data that is not there, weights that do not load, or a
+            CLIP that SegCLIP is not defined on.
+    """
+    # Data first: nobody wants to load weights to learn that a path is wrong.
+    pairs = open_pairs(config, ("miniature",))
+    saw = saw_of(config)
+    defaults: dict[str, Any] = {"labels": list(CLASS_NAMES)} if pairs is None else {}
+    start = None
+    if config.init:
+        loaded = load_clip(config.init)
+        clip, start = loaded.config, loaded.params
+        tokenizer, preprocess = loaded.tokenizer, loaded.preprocess
+        defaults = {"labels": loaded.defaults["labels"]} if "labels" in loaded.defaults else {}
+        saw += f", from {loaded.provenance['name']} ({loaded.provenance['saw']})"
+    else:
+        described = config.model.to_dict()
+        context = described["text"]["context"]
+        tokenizer = miniature_tokenizer(context) if pairs is None else openai_tokenizer(context)
+        if not described["text"]["vocab_size"]:
+            described["text"]["vocab_size"] = tokenizer.end + 1
+        clip = CLIPConfig.from_dict(described)
+        preprocess = Preprocess(clip.vision.image_size)
+    # Positions of other sizes are resampled as the published SegCLIP does it.
+    vision = dataclasses.replace(clip.vision, pos_resample="bicubic")
+    s = config.task.segclip
+    described = {key: s[key] for key in _MODEL_KEYS}
+    model = SegCLIPConfig(clip=dataclasses.replace(clip, vision=vision), **described)
+    switches = (config.scan, config.remat, config.attention)
+    task = SegClipTask(
+        SegCLIP(model, s.cross_batch_kv, 0, DTYPES[config.dtype], *switches),
+        preprocess,
+        contrastive=s.contrastive,
+        reconstruction=s.reconstruction,
+        superpixel=s.superpixel,
+        equal_captions=s.equal_captions,
+        clip=start,
+        trainable=config.task.trainable,
+    )
+    extras = _superpixels(config, vision) if s.superpixel else None
+    if pairs is None:
+        source = miniature_source(config, tokenizer, vision.image_size, extras)
+    else:
+        source = pair_source(config, pairs, tokenizer, vision.image_size, extras)
+    return SegClipSetup(task, source, saw, model, preprocess, tokenizer, defaults)
