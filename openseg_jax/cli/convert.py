@@ -15,7 +15,10 @@ from openseg_jax.weights.load import load_clip, resize_clip
 from openseg_jax.weights.report import Report
 from openseg_jax.weights.safetensors import STORAGE
 
-DESCRIPTION = "Convert weights (OpenAI .pt, open_clip, transformers, big_vision npz) to a folder."
+DESCRIPTION = (
+    "Convert weights (OpenAI .pt, open_clip, transformers, big_vision npz, MAFT and FreeSeg "
+    "checkpoints) to a folder."
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

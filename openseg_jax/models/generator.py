@@ -7,6 +7,7 @@ interaction it is Mask2Former.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -200,6 +201,7 @@ def normalise(
     return (image.astype(jnp.float32) - jnp.asarray(mean)) / jnp.asarray(std)
 
 
+@functools.lru_cache(maxsize=32)
 def generator_spec(config: GeneratorConfig) -> Params:
     """Lists the parameters of a generator with their shapes; nothing is computed."""
     return jax.eval_shape(lambda: _linen_init(config))

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from openseg_jax.models.mask_decoder import MaskDecoderConfig
 from openseg_jax.models.pixel_decoder import PixelDecoderConfig
+from openseg_jax.models.resnet import ResNetConfig
 from openseg_jax.weights.tree import Leaf, linear, norm, packed
+
+_FROZEN = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 
 
 def conv_norm(target: str, conv: str, group_norm: str, *, bias: bool) -> list[Leaf]:
@@ -93,4 +96,23 @@ def mask_decoder_leaves(
     for name, depth in (("mask_embed", 3), ("class_embed", 2)):
         for i in range(depth):
             rows += linear(f"{target}{name}/layers_{i}", f"{source}{name}.layers.{i}")
+    return rows
+
+
+def resnet_leaves(config: ResNetConfig, source: str = "backbone.", target: str = "") -> list[Leaf]:
+    """Names a ResNet as detectron2 does. Arguments as in `pixel_decoder_leaves`."""
+    stems = 3 if config.stem == "deeplab" else 1
+    found = [(f"stem_conv{i}", f"stem.conv{i}") for i in range(1, stems + 1)]
+    for stage, depth in enumerate(config.depths, start=2):
+        for i in range(depth):
+            found += [
+                (f"res{stage}_{i}/{name}", f"res{stage}.{i}.{name}")
+                for name in ("shortcut", "conv1", "conv2", "conv3")
+                if name != "shortcut" or i == 0
+            ]
+    rows = []
+    for ours, theirs in found:
+        rows.append(Leaf(f"{target}{ours}/conv/kernel", f"{source}{theirs}.weight", "conv"))
+        for leaf, name in _FROZEN.items():
+            rows.append(Leaf(f"{target}{ours}/norm/{leaf}", f"{source}{theirs}.norm.{name}"))
     return rows

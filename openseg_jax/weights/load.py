@@ -16,7 +16,7 @@ from openseg_jax.errors import UserError
 from openseg_jax.models.variants import Preprocess, variant
 from openseg_jax.ops.posembed import resample_positions
 from openseg_jax.text.tokenizer import openai_tokenizer
-from openseg_jax.weights import open_clip, openai
+from openseg_jax.weights import maft, open_clip, openai
 from openseg_jax.weights.big_vision import is_npz, load_big_vision
 from openseg_jax.weights.folder import CONFIG_FILE, FORMAT, WEIGHTS_FILE, load_folder, read_json
 from openseg_jax.weights.huggingface import load_huggingface
@@ -38,7 +38,7 @@ def detect(path: Path) -> str:
 
     Returns:
         "folder", "open_clip", "huggingface", "big_vision", "openai" (TorchScript) or "bare" (a
-        state dict that says nothing about its model).
+        state dict: MAFT's and FreeSeg's are told by their names, others say nothing).
 
     Raises:
         UserError: when there is nothing there, or nothing of a known format.
@@ -72,6 +72,8 @@ def _load_state(path: Path, model: str | None, *, script: bool) -> LoadedClip:
     if script:
         config, params, report = openai.from_state_dict(state, name=path.stem, file=str(path))
         provenance = {"name": path.stem, **_OPENAI_PROVENANCE}
+    elif maft.is_maft(state):
+        return maft.load_maft(path, state)
     else:
         if any(key.startswith("vision_model.") for key in state):
             raise UserError(

@@ -1,6 +1,7 @@
 import dataclasses
 import functools
 import json
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +44,9 @@ def tiny():
 @jax.jit
 def run(params, image, text, valid, key):
     """Returns what inference and training give."""
-    apply = functools.partial(Generator(TINY).apply, {"params": params}, image, text, valid=valid)
+    apply: Any = functools.partial(
+        Generator(TINY).apply, {"params": params}, image, text, valid=valid
+    )
     return apply(), apply(train=True, rngs={"dropout": key})["masks"][-1]
 
 
@@ -54,7 +57,7 @@ def infer(image, text, valid=None):
 
 def test_outputs_cover_the_padded_image():
     _, image, text = tiny()
-    out = infer(image, text)
+    out: dict[str, Any] = infer(image, text)
     layers = TINY.decoder.layers + 1
     assert [x.shape for x in out["masks"]] == [(2, TINY.decoder.queries, 16, 24)] * layers
     assert [x.shape for x in out["class_embed"]] == [(2, TINY.decoder.queries, 32)] * layers
