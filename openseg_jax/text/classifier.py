@@ -44,13 +44,15 @@ class TextEncoder(Protocol):
 
 
 @functools.lru_cache(maxsize=16)
-def _encoder(config: TextConfig, embed_dim: int, dtype: Any) -> Callable[..., Array]:
+def _encoder(
+    config: TextConfig, embed_dim: int, dtype: Any, unit: bool = True
+) -> Callable[..., Array]:
     # A named edge: jitted once for each tower, and for each shape of chunk.
     tower = TextTransformer(config, embed_dim, dtype)
 
     def encode(params: Params, ids: Int[Array, "B T"]) -> Float[Array, "B E"]:
         out: Any = tower.apply({"params": params}, ids)
-        return normalize(out)
+        return normalize(out) if unit else out.astype(jnp.float32)
 
     return jax.jit(encode)
 
@@ -72,6 +74,7 @@ def encode_texts(
     *,
     chunk: int = 64,
     dtype: Any = jnp.float32,
+    unit: bool = True,
     progress: Progress | None = None,
 ) -> Float[np.ndarray, "C E"]:
     """Encodes sentences to unit-length embeddings.
@@ -84,6 +87,7 @@ def encode_texts(
         sentences: any number; longer ones than the context are truncated.
         chunk: sentences at a time.
         dtype: of the computation.
+        unit: False keeps the lengths that the tower gives.
         progress: called with (sentences done, sentences in all).
 
     Returns:
@@ -93,7 +97,7 @@ def encode_texts(
     unique = {text: i for i, text in enumerate(dict.fromkeys(sentences))}
     ids = loaded.tokenizer.encode(list(unique))
     lengths = _row_lengths(ids, config.text)
-    encode = _encoder(config.text, config.embed_dim, dtype)
+    encode = _encoder(config.text, config.embed_dim, dtype, unit)
     params = jax.tree.map(jnp.asarray, loaded.params["text"])
     out, done = np.empty((len(unique), config.embed_dim), np.float32), 0
     for length in np.unique(lengths):
