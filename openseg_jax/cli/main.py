@@ -25,10 +25,12 @@ from openseg_jax.errors import UserError, unknown_name
 
 VERBS = {
     "segment": ("openseg_jax.cli.segment", "segment pictures by free text"),
+    "classify-masks": ("openseg_jax.cli.classify_masks", "score masks that you have"),
     "demo": ("openseg_jax.cli.demo", "render scenes, segment them, write an HTML report"),
     "train": ("openseg_jax.cli.train", "train from a config file"),
     "convert": ("openseg_jax.cli.convert", "turn downloaded weights into our folder format"),
     "models": ("openseg_jax.cli.models", "list known models with source and licence"),
+    "claim": ("openseg_jax.cli.claim", "try a paper's claim on the miniature world"),
     "gates": ("openseg_jax.cli.gates", "measure the miniature on its untouched test stream"),
 }
 

@@ -22,7 +22,6 @@ from openseg_jax.errors import expected
 from openseg_jax.eval.confusion import confusion_matrix, split_metrics
 from openseg_jax.methods.maft import Maft, load
 from openseg_jax.methods.maft_scores import class_logits
-from openseg_jax.miniature.captions import templates
 from openseg_jax.miniature.noisy_proposals import noisy_proposals, regions
 from openseg_jax.miniature.streams import scene
 from openseg_jax.miniature.world import CLASS_NAMES, UNSEEN_THINGS, class_id
@@ -109,9 +108,7 @@ class Tower:
                 "model", "a folder with a fine-tuned image tower", clip.config.name,
                 "make one with: openseg train --config miniature_maft --workdir DIR",
             )  # fmt: skip
-        self.segmenter: Maft = load(
-            clip, proposals="regions", tower=kind, size=size, templates=templates()
-        )
+        self.segmenter: Maft = load(clip, proposals="regions", tower=kind, size=size)
         self.rows = self.segmenter.classes(CLASS_NAMES, ()).rows[: len(CLASS_NAMES)]
 
     @functools.cached_property
