@@ -10,8 +10,10 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "CLIP": "openseg_jax.models.clip",
     "CLIPConfig": "openseg_jax.models.variants",
+    "MaskScores": "openseg_jax.classify",
     "Masks": "openseg_jax.types",
     "UserError": "openseg_jax.errors",
+    "classify_masks": "openseg_jax.classify",
     "load_clip": "openseg_jax.weights.load",
     "load_segmenter": "openseg_jax.methods.base",
     "Segmenter": "openseg_jax.methods.base",

@@ -14,7 +14,7 @@ import dataclasses
 import functools
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +132,7 @@ class Segmentation:
 
 
 # The convenience wrapper is one of the few places that compile; see also `methods.car`.
-_label_map = jax.jit(to_label_map)
+_label_map = jax.jit(to_label_map, static_argnames="threshold")
 
 
 @functools.lru_cache(maxsize=2)
@@ -147,6 +147,17 @@ def load(method: str, model: Any, settings: tuple[tuple[str, Any], ...] = ()) ->
         the segmenter.
     """
     return load_segmenter(method, model, **dict(settings))
+
+
+def frozen_settings(settings: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    """Turns settings into what `load` takes: sorted pairs, lists and dicts made hashable."""
+
+    def freeze(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return frozen_settings(value)
+        return tuple(map(freeze, value)) if isinstance(value, list) else value
+
+    return tuple(sorted((name, freeze(value)) for name, value in settings.items()))
 
 
 def segment(
@@ -164,7 +175,7 @@ def segment(
     Args:
         image: a path, or an RGB array.
         labels: what to look for, in any words; a label may hold synonyms ("person, people").
-        method: "car".
+        method: "car" or "maft".
         model: "miniature" (bundled; knows only its own drawn world), a name or a folder.
         background: texts that may take pixels and are not reported; None takes the method's own,
             [] none. What is also a label is left out.
@@ -179,7 +190,7 @@ def segment(
     names, merged = merge_duplicates(labels)
     if not isinstance(image, np.ndarray):
         image = pictures.read_image(image)
-    segmenter = load(method, model, tuple(sorted(settings.items())))
+    segmenter = load(method, model, frozen_settings(settings))
     (result,) = segment_batch(
         segmenter, [image], names, background=background, max_side=max_side, merged=merged
     )
@@ -217,7 +228,7 @@ def segment_batch(
     told = progress or (lambda share: None)
     labels, scores, alive = _compete(segmenter, small, list(names), background, told)
     notes = label_notes(segmenter, names, merged)
-    if len(names) > ROUND:
+    if len(names) > ROUND and getattr(segmenter, "rounds", True):
         notes.append(
             f"{len(names)} labels compete in rounds of at most {ROUND}; survivors meet at the end"
         )
@@ -269,7 +280,7 @@ def side_limit(segmenter: Segmenter, size: tuple[int, ...], max_side: int = MAX_
 
 def loaded_models(segmenter: Segmenter) -> list[Any]:
     """Lists the weights that a segmenter uses, each once; the one that draws masks first."""
-    found = (getattr(segmenter, name, None) for name in ("cam", "classifier"))
+    found = (getattr(segmenter, name, None) for name in ("cam", "classifier", "clip"))
     return list({id(model): model for model in found if model is not None}.values())
 
 
@@ -307,7 +318,9 @@ def label_notes(
     notes = []
     if merged:
         notes.append(f"duplicate labels were merged: {_some(dict.fromkeys(merged))}")
-    template = getattr(getattr(segmenter, "config", None), "cam_template", "{}")
+    config = getattr(segmenter, "config", None)
+    template = getattr(config, "cam_template", None)
+    template = template or max(getattr(config, "templates", ()) or ("{}",), key=len)
     for model in loaded_models(segmenter):
         tokenizer = model.tokenizer
         room = tokenizer.context - 1 - (tokenizer.start is not None)
@@ -344,7 +357,7 @@ def _compete(
     Up to `ROUND` labels compete together, as the method has it. More are first thinned in rounds of
     so many; what survives its round, at most the `ROUND` best, competes in a last one.
     """
-    if len(names) <= ROUND:
+    if len(names) <= ROUND or not getattr(segmenter, "rounds", True):
         return _masks(segmenter, images, names, background)
     rivals = [names[i : i + ROUND] for i in range(0, len(names), ROUND)]
     rounds = []
@@ -373,7 +386,13 @@ def _masks(
 ) -> tuple[Int[np.ndarray, "B h w"], Float[np.ndarray, "B C"], Bool[np.ndarray, "B C"]]:
     text = segmenter.classes(names, background)
     masks = segmenter.segment(segmenter.params, images, text)
-    labels = np.asarray(_label_map(masks))
-    count = len(names)
-    scores = masks.valid if masks.scores is None else masks.scores
-    return labels, np.asarray(scores, np.float32)[:, :count], np.asarray(masks.valid)[:, :count]
+    labels = np.array(_label_map(masks, threshold=getattr(segmenter, "threshold", 0.5)))
+    count, alive = len(names), np.asarray(masks.valid)
+    scores = np.asarray(alive if masks.scores is None else masks.scores, np.float32)
+    if scores.ndim == 3:
+        # One score a mask and class: a label lives by its pixels and has its best mask's score.
+        labels[labels > count] = 0
+        best = np.where(alive[..., None], scores, 0).max(axis=1)[:, :count]
+        alive = np.stack([np.isin(np.arange(1, count + 1), found) for found in labels])
+        return labels, np.where(alive, best, 0), alive
+    return labels, scores[:, :count], alive[:, :count]

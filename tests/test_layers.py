@@ -22,11 +22,11 @@ RANKS = {
     "models": 2, "inputs": 2, "viz": 2, "miniature": 2,
     "text": 3, "weights": 3,
     "methods": 4, "tasks": 4,
-    "train": 5, "eval": 5, "api": 5, "report": 5,
+    "train": 5, "eval": 5, "api": 5, "classify": 5, "report": 5,
     "cli": 6, "web": 6, "compat": 6,
 }  # fmt: skip
 # Within their rank: what may be used by its neighbours, and nothing else.
-ALLOWED = {("errors", "types"), ("files", "errors"), ("weights", "text")}
+ALLOWED = {("errors", "types"), ("files", "errors"), ("weights", "text"), ("classify", "api")}
 FORBIDDEN_LIBRARIES = {"torch", "tensorflow", "torchvision", "detectron2", "mmcv", "pydensecrf"}
 
 

@@ -34,6 +34,8 @@ from openseg_jax.inputs import images, labels
 
 _BATCH = 8
 _TABLE_ROWS = 40
+# Flags that only one method has.
+_ONLY = {"classifier_model": "car", "preset": "car", "crf": "car", "proposals": "maft"}
 # Decoded pictures are kept between the check and the work while they fit in so many pixels.
 _KEEP_PIXELS = 60_000_000
 
@@ -53,15 +55,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="texts that may take pixels unreported; 'none', or the method's 'default'",
     )
     how = parser.add_argument_group("how")
-    how.add_argument("--method", default="car", help="(%(default)s)")
+    how.add_argument("--method", default="car", help="car or maft (%(default)s)")
     how.add_argument(
         "--model", default="miniature", help="name or folder; see openseg models (%(default)s)"
     )
     how.add_argument(
-        "--classifier-model", metavar="MODEL", help="other weights for CaR's classifier"
+        "--classifier-model", metavar="MODEL", help="car: other weights for its classifier"
     )
-    how.add_argument("--preset", help="a data set's published settings: voc, coco, …")
-    how.add_argument("--crf", choices=("on", "off"), help="dense CRF at the end (on)")
+    how.add_argument("--preset", help="car: a data set's published settings: voc, coco, …")
+    how.add_argument("--crf", choices=("on", "off"), help="car: dense CRF at the end (on)")
+    how.add_argument(
+        "--proposals", metavar="NAME", help="maft: where masks come from, regions or generator"
+    )
     how.add_argument(
         "--parity", choices=("reference",), help="the published behaviour, its bugs included"
     )
@@ -82,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
     names, merged = labels.merge_duplicates(_labels(args))
     jobs = plan_outputs(args.images, Path(args.out))
     kept = _check(list(jobs))
-    segmenter = api.load(args.method, args.model, tuple(sorted(settings_of(args).items())))
+    segmenter = api.load(args.method, args.model, api.frozen_settings(settings_of(args)))
     background = _background(args.background)
     noted: set[str] = set()
     printed = []
@@ -120,6 +125,14 @@ def run(args: argparse.Namespace) -> int:
 def settings_of(args: argparse.Namespace) -> dict[str, Any]:
     """Collects the method's settings from the arguments; a flag wins over the preset."""
     settings: dict[str, Any] = {}
+    for flag, method in _ONLY.items():
+        if getattr(args, flag) and args.method != method:
+            raise UserError(
+                f"--{flag.replace('_', '-')}: belongs to --method {method}, got --method "
+                f"{args.method}; leave it out"
+            )
+    if args.proposals:
+        settings["proposals"] = args.proposals
     if args.preset:
         settings |= _preset(args.preset)
     if args.classifier_model:

@@ -14,12 +14,16 @@ __all__ = ["METHODS", "Segmenter", "load_segmenter"]
 # name: module and function that builds it from (model, **settings). Imported when asked for.
 METHODS: dict[str, tuple[str, str]] = {
     "car": ("openseg_jax.methods.car", "load"),
+    "maft": ("openseg_jax.methods.maft", "load"),
 }
 
 
 @runtime_checkable
 class Segmenter(Protocol):
     """Segments images by free text.
+
+    A method may also have `threshold`, what its masks want of `to_label_map` (0.5 where it has
+    none), and `rounds`, False where all labels have to compete at once, however many.
 
     Attributes:
         params: what `segment` takes; a pytree of arrays.

@@ -27,117 +27,22 @@ from jax.core import Tracer
 
 from openseg_jax.errors import UserError, check_shape, expected
 from openseg_jax.methods import maft_texts
-from openseg_jax.methods.maft_config import LONGEST_EDGE, MaftConfig, Plan, configure, plan
+from openseg_jax.methods.maft_config import LONGEST_EDGE, MaftConfig, configure, plan
+from openseg_jax.methods.maft_encoder import Encoder, full_size, short_edge_size
 from openseg_jax.methods.maft_scores import class_probabilities, ensemble
 from openseg_jax.methods.maft_texts import MaftText
 from openseg_jax.methods.proposals import ProposalSource, load_source
-from openseg_jax.models import ip_clip
 from openseg_jax.models.vit import VisionTransformer
 from openseg_jax.ops.resize import resize
 from openseg_jax.ops.resize_uint8 import byte_pair, resize_bytes
-from openseg_jax.ops.sampling import sample_centres
-from openseg_jax.ops.token_masks import reference_grid, token_masks
 from openseg_jax.types import Array, Bool, Float, Masks, Params, UInt8
 from openseg_jax.weights.load import load_clip
 from openseg_jax.weights.loaded import LoadedClip
 
-__all__ = ["Encoder", "Maft", "load", "short_edge_size"]
+__all__ = ["Maft", "load"]
 
-
-@dataclasses.dataclass(frozen=True)
-class Encoder:
-    """Encodes masks of images; hashable, so that segmenters of equal settings share programs.
-
-    Attributes:
-        tower: the unbound image tower.
-        plan: sizes. mean, std: of the pixels, for values in [0, 1].
-        pos_resample, pad_to, square_tokens: see `MaftConfig`.
-    """
-
-    tower: VisionTransformer
-    plan: Plan
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    pos_resample: str
-    pad_to: int
-    square_tokens: bool
-
-    def canvas(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Returns the padded size of an image."""
-        step = max(self.pad_to, 1)
-        return -(-size[0] // step) * step, -(-size[1] // step) * step
-
-    def pixels(
-        self, image: UInt8[Array, "B H W 3"], sizes: Float[Array, "B 2"] | None = None
-    ) -> Float[Array, "B S S 3"]:
-        """Normalises images and squeezes them to the encoder's square.
-
-        Args:
-            image: RGB bytes.
-            sizes: true (height, width) of each image in a canvas; None is all of it.
-
-        Source: maft.md §1.2; bilinear with half-pixel centres, no antialias.
-        """
-        mean, std = jnp.asarray(self.mean, jnp.float32), jnp.asarray(self.std, jnp.float32)
-        x = (image.astype(jnp.float32) / 255 - mean) / std
-        height, width = self.canvas(image.shape[1:3])
-        if sizes is None:
-            more = [(0, 0), (0, height - x.shape[1]), (0, width - x.shape[2]), (0, 0)]
-            x = jnp.pad(x, more)
-        square = (self.plan.size, self.plan.size)
-        return jnp.moveaxis(sample_centres(jnp.moveaxis(x, -1, 1), square, sizes=sizes), 1, -1)
-
-    def encode(
-        self,
-        visual: Params,
-        pixels: Float[Array, "B S S 3"],
-        masks: Float[Array, "B M h w"],
-        sizes: Float[Array, "B 2"] | None = None,
-    ) -> Float[Array, "B M E"]:
-        """Encodes every mask of every image, not scaled to unit length.
-
-        Args:
-            visual: the tower's parameters.
-            pixels: from `pixels`.
-            masks: soft masks of the same field of view, at any resolution.
-            sizes: true (height, width) of each image in pixels of `masks`, where they sit in a
-                canvas; None is all of it.
-        """
-        grid = reference_grid(self.plan.grid) if self.square_tokens else self.plan.grid
-        inside = token_masks(masks, grid, sizes=sizes)
-        encode: Any = functools.partial(
-            ip_clip.ip_encode, start=self.plan.start, convention=self.pos_resample
-        )
-
-        def method(tower: VisionTransformer, x: Array, inside: Array) -> Array:
-            return encode(tower, x.astype(tower.dtype), inside)
-
-        return self.tower.apply({"params": visual}, pixels, inside, method=method)  # type: ignore
-
-
-def full_size(
-    probs: Float[Array, "B M h w"], size: tuple[int, int], canvas: tuple[int, int]
-) -> Float[Array, "B M H W"]:
-    """Resizes masks of a padded canvas and cuts them to the image.
-
-    Args:
-        probs: masks that cover the canvas, at any resolution.
-        size: (H, W) of the image. canvas: its padded size.
-    """
-    if canvas != size:
-        probs = resize(probs, canvas)[..., : size[0], : size[1]]
-    return resize(probs, size) if probs.shape[2:] != size else probs.astype(jnp.float32)
-
-
-def short_edge_size(size: tuple[int, int], short: int, longest: int) -> tuple[int, int]:
-    """Returns the size at which the short side is `short` and the long one at most `longest`.
-
-    Source: the usual rule of detectron2's evaluation, with its rounding (half up).
-    """
-    scale = short / min(size)
-    if max(size) * scale > longest:
-        scale = longest / max(size)
-    return max(int(size[0] * scale + 0.5), 1), max(int(size[1] * scale + 0.5), 1)
+BUCKETS = (16, 64, 256, 1024)
+"""Numbers of masks that `Maft.classify` compiles for; more are classified so many at a time."""
 
 
 class Maft:
@@ -243,9 +148,20 @@ class Maft:
         """
         check_shape(image, "B H W 3", "image", dtype="uint8", fix="give a batch of RGB bytes")
         check_shape(masks, f"{image.shape[0]} M h w", "masks", fix="give one stack an image")
-        run = self._classify if _traced(params, image, masks, text) else self._classify_compiled
-        scores = run(params, image, masks, text.anonymous())
-        return scores[..., : text.count + text.rivals]
+        text, keep = text.anonymous(), text.count + text.rivals
+        if _traced(params, image, masks, text):
+            return self._classify(params, image, self._inside(image, masks), text)[..., :keep]
+        parts = []
+        for start in range(0, masks.shape[1], BUCKETS[-1]):
+            # Padded to one of few numbers, so that few programs are compiled. On NumPy arrays the
+            # sampling stays on the host and reads no more of the masks than it needs.
+            part = np.asarray(self._inside(image, masks[:, start : start + BUCKETS[-1]]))
+            count = part.shape[1]
+            room = next(size for size in BUCKETS if size >= count)
+            part = np.pad(part, [(0, 0), (0, room - count), (0, 0)])
+            scores = self._classify_compiled(params, image, part, text)
+            parts.append(np.asarray(scores)[:, :count, :keep])
+        return np.concatenate(parts, axis=1)
 
     # The jitted edges of this method.
     @functools.cached_property
@@ -277,21 +193,26 @@ class Maft:
             probs = probs * valid[:, None]
         return Masks(probs, scores, exists)
 
-    def _classify(self, params: Params, image: Any, masks: Any, text: MaftText) -> Any:
-        work = self._short_edge(image)
-        size = tuple(work.shape[1:3])
+    def _inside(self, image: Any, masks: Any) -> Any:
+        size = self._work_size(image)
         canvas = self.encoder.canvas(size)
         if canvas != size:
             masks = resize(masks, size)
-            masks = jnp.pad(
-                masks, [(0, 0), (0, 0), *((0, b - a) for a, b in zip(size, canvas, strict=True))]
-            )
-        embeddings = self.encoder.encode(params["visual"], self.encoder.pixels(work), masks)
-        return self._scores(embeddings, text, None, masks)
+            more = [(0, b - a) for a, b in zip(size, canvas, strict=True)]
+            masks = jnp.pad(masks, [(0, 0), (0, 0), *more])
+        return self.encoder.inside(masks)
+
+    def _classify(self, params: Params, image: Any, inside: Any, text: MaftText) -> Any:
+        pixels = self.encoder.pixels(self._short_edge(image))
+        embeddings = self.encoder.encode_tokens(params["visual"], pixels, inside)
+        return self._scores(embeddings, text, None, None)
+
+    def _work_size(self, image: Any) -> tuple[int, int]:
+        size, short = tuple(image.shape[1:3]), self.encoder.plan.short_edge
+        return short_edge_size(size, short, LONGEST_EDGE) if short else size
 
     def _short_edge(self, image: Any) -> Any:
-        size, short = tuple(image.shape[1:3]), self.encoder.plan.short_edge
-        target = short_edge_size(size, short, LONGEST_EDGE) if short else size
+        size, target = tuple(image.shape[1:3]), self._work_size(image)
         if target == size:
             return image
         return resize_bytes(jnp.asarray(image), byte_pair(size, target, "bilinear"))

@@ -27,6 +27,8 @@ __all__ = [
 
 # Referring masks at or below this share of the image are replaced by the union, car.md §7.4.
 _SMALL_AREA = 0.05
+# Sums over classes and pixels that are held at once, in numbers.
+_EVIDENCE = 2**26
 
 
 def paint_labels(
@@ -98,16 +100,34 @@ def to_label_map(masks: Masks, *, threshold: float | None = 0.5) -> Int[Array, "
         )(probs, scores, valid)
     if scores is not None and scores.ndim == 3:
         weights = jnp.where(valid[..., None], scores.astype(jnp.float32), 0)
-        evidence = jnp.einsum("bmc,bmhw->bchw", weights, probs, precision=lax.Precision.HIGHEST)
-        exists = valid.any(axis=1)[:, None]
+        labels, top = _strongest(weights, probs)
     else:
         evidence = jnp.where(valid[..., None, None], probs, -jnp.inf)
-        exists = valid.any(axis=1)[:, None]
-    labels = evidence.argmax(axis=1).astype(jnp.int32) + 1
-    kept = jnp.broadcast_to(exists[..., None], labels.shape)
+        labels, top = evidence.argmax(axis=1).astype(jnp.int32), evidence.max(axis=1)
+    kept = jnp.broadcast_to(valid.any(axis=1)[:, None, None], labels.shape)
     if threshold is not None:
-        kept = kept & (evidence.max(axis=1) > threshold)
-    return jnp.where(kept, labels, 0)
+        kept = kept & (top > threshold)
+    return jnp.where(kept, labels + 1, 0)
+
+
+def _strongest(
+    weights: Float[Array, "B M C"], probs: Float[Array, "B M H W"]
+) -> tuple[Int[Array, "B H W"], Float[Array, "B H W"]]:
+    """Finds each pixel's class with the largest Σ_m weight · mask, and that sum.
+
+    Many classes on large images are compared some rows at a time, so that memory is bounded.
+    """
+
+    def rows(part: Array) -> tuple[Array, Array]:
+        evidence = jnp.einsum("bmc,bm...->bc...", weights, part, precision=lax.Precision.HIGHEST)
+        return evidence.argmax(axis=1).astype(jnp.int32), evidence.max(axis=1)
+
+    batch, _, height, width = probs.shape
+    room = _EVIDENCE // max(batch * weights.shape[2] * width, 1)
+    if room >= height:
+        return rows(probs)
+    found = lax.map(rows, jnp.moveaxis(probs, 2, 0), batch_size=max(room, 1))
+    return jnp.moveaxis(found[0], 0, 1), jnp.moveaxis(found[1], 0, 1)
 
 
 def mask_iou(

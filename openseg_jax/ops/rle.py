@@ -43,7 +43,7 @@ def decode(code: dict[str, Any]) -> Bool[np.ndarray, "H W"]:
     """Decodes `encode`'s output.
 
     Args:
-        code: size and counts.
+        code: size and counts: the compressed text, or a plain list of run lengths.
     Returns:
         the mask.
     Raises:
@@ -52,7 +52,9 @@ def decode(code: dict[str, Any]) -> Bool[np.ndarray, "H W"]:
     height, width = code["size"]
     counts: list[int] = []
     number = shift = 0
-    for letter in code["counts"]:
+    if isinstance(code["counts"], list):
+        counts = [int(count) for count in code["counts"]]
+    for letter in "" if counts else code["counts"]:
         bits = ord(letter) - 48
         number |= (bits & 0x1F) << shift
         shift += 5

@@ -33,7 +33,8 @@ def sample_centres(
             beyond it is read. None takes the whole canvas.
 
     Returns:
-        Float32[B M h w]. Constants stay exactly what they are.
+        Float32[B M h w]. Constants stay exactly what they are. NumPy arrays without `sizes` are
+        sampled on the host.
     """
     if sizes is None:
         return _sample(x, _taps(x.shape[2], grid[0], np), _taps(x.shape[3], grid[1], np))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import jax
+import numpy as np
 
 from openseg_jax.errors import UserError, check_shape
 from openseg_jax.ops.sampling import sample_centres
@@ -36,12 +37,14 @@ def token_masks(
         threshold: see above.
 
     Returns:
-        Bool[B M L], L = h·w row-major.
+        Bool[B M L], L = h·w row-major; a NumPy array for NumPy masks without `sizes`.
 
     Source: maft.md §1.4.
     """
     check_shape(masks, "B M h w", "masks", fix="give one soft mask a proposal, B M h w")
-    values = sample_centres(jax.lax.stop_gradient(masks), grid, sizes=sizes)
+    values = sample_centres(masks, grid, sizes=sizes)
+    if not isinstance(values, np.ndarray):
+        values = jax.lax.stop_gradient(values)
     return (values >= threshold).reshape(*masks.shape[:2], grid[0] * grid[1])
 
 

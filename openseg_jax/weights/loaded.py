@@ -20,7 +20,8 @@ from openseg_jax.weights.report import Report
 from openseg_jax.weights.tree import flatten
 
 
-@dataclasses.dataclass(frozen=True)
+# Compared and hashed by identity: segmenters are cached by the weights they were given.
+@dataclasses.dataclass(frozen=True, eq=False)
 class LoadedClip:
     """Weights and everything that has to go with them.
 

@@ -121,3 +121,16 @@ def test_small_merges_fall_back_to_the_union():
     np.testing.assert_array_equal(first, masks[0] > 0)
     nothing = ops.merge_sentences(masks, np.zeros(2, np.float32), (10, 10))
     assert np.asarray(nothing).sum() > 0
+
+
+def test_many_classes_are_compared_in_parts(monkeypatch):
+    rng = np.random.default_rng(5)
+    masks = Masks(
+        jnp.asarray(rng.random((2, 3, 7, 5)), jnp.float32),
+        jnp.asarray(rng.random((2, 3, 4)), jnp.float32),
+        jnp.asarray([[True, True, False], [True, True, True]]),
+    )
+    whole = ops.to_label_map(masks, threshold=0.9)
+    for room in (1, 2 * 4 * 5 * 3):
+        monkeypatch.setattr(ops, "_EVIDENCE", room)
+        np.testing.assert_array_equal(ops.to_label_map(masks, threshold=0.9), whole)
