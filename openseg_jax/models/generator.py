@@ -20,12 +20,16 @@ from openseg_jax.errors import UserError, check_shape, unknown_name
 from openseg_jax.models.mask_decoder import MaskDecoder, MaskDecoderConfig
 from openseg_jax.models.pixel_decoder import PixelDecoder, PixelDecoderConfig
 from openseg_jax.models.resnet import ResNet, ResNetConfig
+from openseg_jax.models.swin import Swin, SwinConfig
 from openseg_jax.models.text_interaction import InteractionConfig, TextInteraction
 from openseg_jax.types import Array, Bool, Float, Key, Params
 
 STRIDE = 32
 # kind: (configuration, module)
-BACKBONES: dict[str, tuple[Any, Any]] = {"resnet": (ResNetConfig, ResNet)}
+BACKBONES: dict[str, tuple[Any, Any]] = {
+    "resnet": (ResNetConfig, ResNet),
+    "swin": (SwinConfig, Swin),
+}
 
 
 @dataclasses.dataclass(frozen=True)

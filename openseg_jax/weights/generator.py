@@ -7,7 +7,7 @@ from openseg_jax.models.pixel_decoder import PixelDecoderConfig
 from openseg_jax.models.resnet import ResNetConfig
 from openseg_jax.weights.tree import Leaf, linear, norm, packed
 
-_FROZEN = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+FROZEN = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 
 
 def conv_norm(target: str, conv: str, group_norm: str, *, bias: bool) -> list[Leaf]:
@@ -113,6 +113,6 @@ def resnet_leaves(config: ResNetConfig, source: str = "backbone.", target: str =
     rows = []
     for ours, theirs in found:
         rows.append(Leaf(f"{target}{ours}/conv/kernel", f"{source}{theirs}.weight", "conv"))
-        for leaf, name in _FROZEN.items():
+        for leaf, name in FROZEN.items():
             rows.append(Leaf(f"{target}{ours}/norm/{leaf}", f"{source}{theirs}.norm.{name}"))
     return rows
