@@ -34,8 +34,11 @@ from openseg_jax.inputs import images, labels
 
 _BATCH = 8
 _TABLE_ROWS = 40
-# Flags that only one method has.
-_ONLY = {"classifier_model": "car", "preset": "car", "crf": "car", "proposals": "maft"}
+# Flags that not all methods have.
+_ONLY = {
+    "classifier_model": ("car",), "preset": ("car", "segclip"), "crf": ("car",),
+    "proposals": ("maft",),
+}  # fmt: skip
 # Decoded pictures are kept between the check and the work while they fit in so many pixels.
 _KEEP_PIXELS = 60_000_000
 
@@ -55,14 +58,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="texts that may take pixels unreported; 'none', or the method's 'default'",
     )
     how = parser.add_argument_group("how")
-    how.add_argument("--method", default="car", help="car or maft (%(default)s)")
+    how.add_argument("--method", default="car", help="car, maft or segclip (%(default)s)")
     how.add_argument(
         "--model", default="miniature", help="name or folder; see openseg models (%(default)s)"
     )
     how.add_argument(
         "--classifier-model", metavar="MODEL", help="car: other weights for its classifier"
     )
-    how.add_argument("--preset", help="car: a data set's published settings: voc, coco, …")
+    how.add_argument("--preset", help="car, segclip: a data set's published settings: voc, coco, …")
     how.add_argument("--crf", choices=("on", "off"), help="car: dense CRF at the end (on)")
     how.add_argument(
         "--proposals", metavar="NAME", help="maft: where masks come from, regions or generator"
@@ -125,16 +128,16 @@ def run(args: argparse.Namespace) -> int:
 def settings_of(args: argparse.Namespace) -> dict[str, Any]:
     """Collects the method's settings from the arguments; a flag wins over the preset."""
     settings: dict[str, Any] = {}
-    for flag, method in _ONLY.items():
-        if getattr(args, flag) and args.method != method:
+    for flag, methods in _ONLY.items():
+        if getattr(args, flag) and args.method not in methods:
             raise UserError(
-                f"--{flag.replace('_', '-')}: belongs to --method {method}, got --method "
+                f"--{flag.replace('_', '-')}: belongs to --method {' or '.join(methods)}, got --method "
                 f"{args.method}; leave it out"
             )
     if args.proposals:
         settings["proposals"] = args.proposals
     if args.preset:
-        settings |= _preset(args.preset)
+        settings |= _preset(args.method, args.preset)
     if args.classifier_model:
         settings["classifier"] = args.classifier_model
     if args.crf:
@@ -219,12 +222,13 @@ def _background(text: str) -> list[str] | None:
     return [] if text.strip().lower() in ("none", "") else labels.parse_labels(text)
 
 
-def _preset(name: str) -> dict[str, Any]:
-    from openseg_jax.configs import car
+def _preset(method: str, name: str) -> dict[str, Any]:
+    from openseg_jax.configs import car, segclip
 
-    if name not in car.NAMES:
-        unknown_name(name, car.NAMES, "preset")
-    return dict(car.get_config(name))
+    config = {"car": car, "segclip": segclip}[method]
+    if name not in config.NAMES:
+        unknown_name(name, config.NAMES, "preset")
+    return dict(config.get_config(name))
 
 
 def _check(paths: Sequence[Path]) -> dict[Path, np.ndarray | tuple[int, int]]:

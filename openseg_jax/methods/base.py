@@ -15,6 +15,7 @@ __all__ = ["METHODS", "Segmenter", "load_segmenter"]
 METHODS: dict[str, tuple[str, str]] = {
     "car": ("openseg_jax.methods.car", "load"),
     "maft": ("openseg_jax.methods.maft", "load"),
+    "segclip": ("openseg_jax.methods.segclip", "load"),
 }
 
 

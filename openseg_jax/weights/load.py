@@ -22,6 +22,8 @@ from openseg_jax.weights.folder import CONFIG_FILE, FORMAT, WEIGHTS_FILE, load_f
 from openseg_jax.weights.huggingface import load_huggingface
 from openseg_jax.weights.loaded import LoadedClip, unknown_provenance
 from openseg_jax.weights.registry import KNOWN, MINIATURE, known, resolve
+from openseg_jax.weights.segclip import MARK as SEGCLIP_MARK
+from openseg_jax.weights.segclip_folder import load_segclip
 from openseg_jax.weights.tensors import find_weights, open_tensors
 from openseg_jax.weights.torch_zip import is_torch_script, is_torch_zip
 from openseg_jax.weights.tree import convert
@@ -38,7 +40,7 @@ def detect(path: Path) -> str:
 
     Returns:
         "folder", "open_clip", "huggingface", "big_vision", "openai" (TorchScript) or "bare" (a
-        state dict: MAFT's and FreeSeg's are told by their names, others say nothing).
+        state dict: MAFT's, FreeSeg's and SegCLIP's are told by their names, others say nothing).
 
     Raises:
         UserError: when there is nothing there, or nothing of a known format.
@@ -74,6 +76,8 @@ def _load_state(path: Path, model: str | None, *, script: bool) -> LoadedClip:
         provenance = {"name": path.stem, **_OPENAI_PROVENANCE}
     elif maft.is_maft(state):
         return maft.load_maft(path, state)
+    elif SEGCLIP_MARK in state:
+        return load_segclip(path, state)
     else:
         if any(key.startswith("vision_model.") for key in state):
             raise UserError(

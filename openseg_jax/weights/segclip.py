@@ -7,6 +7,7 @@ fits in by cutting its tower in two.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -95,6 +96,11 @@ def leaves(config: SegCLIPConfig) -> list[Leaf]:
 
 def segclip_spec(config: SegCLIPConfig) -> dict[str, Any]:
     """Lists every parameter of a SegCLIP with its shape; nothing is allocated."""
+    return dict(_spec(config))
+
+
+@functools.lru_cache(maxsize=8)
+def _spec(config: SegCLIPConfig) -> dict[str, Any]:
     return flatten(jax.eval_shape(lambda: init_params(SegCLIP(config), jax.random.key(0))))
 
 
@@ -129,8 +135,9 @@ def config_from_state(
 ) -> SegCLIPConfig:
     """Reads the architecture off the shapes of a SegCLIP state dict.
 
-    Not in the shapes are the heads (width / 64 in the towers, 8 in the decoder), the activation
-    (QuickGELU), the temperature and the share of hidden tokens: the published ones are taken.
+    Not in the shapes are the heads of the text tower (width / 64) and the decoder (8), the
+    activation (QuickGELU), the temperature and the share of hidden tokens: the published ones are
+    taken.
 
     Raises:
         UserError: when a key that carries the architecture is missing or malformed.
@@ -152,7 +159,8 @@ def config_from_state(
             patch_size=patch,
             width=width,
             depth=first + _count(state, f"{_TOWER}.layers2", file),
-            heads=max(width // 64, 1),
+            # The grouped convolutions keep one group a head.
+            heads=width // shape(f"{_GROUP}.k_conv.weight", 3)[1],
             mlp_width=shape(f"{_TOWER}.layers0.0.mlp.c_fc.weight", 2)[0],
             act="quick_gelu",
             pos_resample="bicubic",
@@ -262,7 +270,12 @@ def start_from_clip(config: SegCLIPConfig, clip: Params, key: Key) -> Start:
     Raises:
         UserError: when the CLIP's parameters do not fit.
     """
-    fresh = flatten(jax.jit(lambda key: init_params(SegCLIP(config), key))(key))
+    # Runs once: what it costs is its compilation.
+    draw = jax.jit(
+        lambda key: init_params(SegCLIP(config), key),
+        compiler_options={"xla_backend_optimization_level": 0},
+    )
+    fresh = flatten(draw(key))
     given = clip_part(config, clip)
     for name, leaf in given.items():
         want = tuple(fresh[name].shape) if name in fresh else None

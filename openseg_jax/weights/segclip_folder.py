@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,11 @@ import numpy as np
 from openseg_jax.errors import UserError, expected
 from openseg_jax.models.segclip import SegCLIPConfig
 from openseg_jax.models.variants import Preprocess
-from openseg_jax.text.tokenizer import Tokenizer
+from openseg_jax.text.tokenizer import Tokenizer, openai_tokenizer
 from openseg_jax.types import Params
 from openseg_jax.weights.folder import save_folder
 from openseg_jax.weights.loaded import LoadedClip
-from openseg_jax.weights.segclip import clip_part, segclip_spec
+from openseg_jax.weights.segclip import clip_part, from_state_dict, segclip_spec
 from openseg_jax.weights.tree import check_params, flatten, param_spec, unflatten
 
 NAME = "segclip"
@@ -73,11 +74,44 @@ def save_segclip(
 ) -> None:
     """Writes a model folder; arguments as in `weights.folder.save_folder`."""
     clip, rest = split_clip(config, params)
-    settings = {key: value for key, value in config.to_dict().items() if key != "clip"}
     save_folder(
         path, config.clip, clip, preprocess, tokenizer, provenance, defaults, dtype,
-        extras={NAME: rest}, extras_config={NAME: settings},
+        extras={NAME: rest}, extras_config={NAME: _settings(config)},
     )  # fmt: skip
+
+
+def load_segclip(path: Path, state: Mapping[str, Any]) -> LoadedClip:
+    """Loads the published state dict, for which `weights.segclip.MARK` is among the keys.
+
+    Args:
+        path: of the file, for messages and provenance.
+        state: arrays by the published names.
+
+    Raises:
+        UserError: naming file, key, what was expected and what was found.
+    """
+    config, params, report = from_state_dict(state, name=f"{path.stem}-clip", file=str(path))
+    clip, rest = split_clip(config, params)
+    return LoadedClip(
+        config=config.clip,
+        params=clip,
+        preprocess=Preprocess(config.clip.vision.image_size),
+        tokenizer=openai_tokenizer(config.clip.text.context),
+        provenance={
+            "name": path.stem,
+            "source": str(path),
+            "licence": "unknown; see where the file came from (CLIP inside: MIT)",
+            "saw": "CLIP's 400 M image-text pairs, then captions (CC3M and COCO as published)",
+        },
+        defaults={},
+        report=report,
+        extras={NAME: rest},
+        extras_config={NAME: _settings(config)},
+    )
+
+
+def _settings(config: SegCLIPConfig) -> dict[str, Any]:
+    return {key: value for key, value in config.to_dict().items() if key != "clip"}
 
 
 def segclip_of(loaded: LoadedClip) -> tuple[SegCLIPConfig, dict[str, Any]]:
