@@ -1,5 +1,6 @@
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import numpy as np
@@ -34,7 +35,10 @@ def clip() -> LoadedClip:
 
 @functools.cache
 def outputs():
-    """Returns the source, its inputs and what it proposes; sizes are no multiples of 32."""
+    """Returns the source, what it proposes, and the generator's own logits.
+
+    Sizes are no multiples of 32.
+    """
     source = load_source("generator", clip())
     r = np.random.default_rng(0)
     image = r.integers(0, 256, (2, 40, 60, 3), np.uint8)
@@ -42,12 +46,18 @@ def outputs():
     text /= np.linalg.norm(text, axis=-1, keepdims=True)
     # Two padded classes before the non-object row.
     text[3:5] = 0
-    run = jax.jit(source.propose_scored)  # type: ignore
-    return source, image, text, run(source.params, image, text, None), run
+
+    @jax.jit
+    def run(params, image, text):
+        valid = (text != 0).any(-1)
+        out: Any = Generator(CONFIG).apply({"params": params}, image, text, text_valid=valid)
+        return source.propose_scored(params, image, text), out["masks"][-1]  # type: ignore
+
+    return source, *run(source.params, image, text)
 
 
 def test_masks_cover_the_image_and_all_exist():
-    source, _, _, (probs, exists, _), _ = outputs()
+    source, (probs, exists, _), _ = outputs()
     assert isinstance(source, ProposalSource)
     assert probs.shape == (2, CONFIG.decoder.queries, 40, 60)
     assert exists.all() and exists.shape == probs.shape[:2]
@@ -55,16 +65,13 @@ def test_masks_cover_the_image_and_all_exist():
 
 
 def test_masks_are_the_generator_s_with_aligned_corners():
-    source, image, text, (probs, _, _), _ = outputs()
-    kept = np.delete(text, [3, 4], axis=0)
-    apply = jax.jit(Generator(CONFIG).apply)
-    logits = apply({"params": source.params}, image, kept)["masks"][-1]  # type: ignore
+    _, (probs, _, _), logits = outputs()
     want = resize(logits, (64, 64), convention="align_corners")[..., :40, :60]
     np.testing.assert_allclose(probs, jax.nn.sigmoid(want), atol=1e-4)
 
 
 def test_class_scores_leave_room_for_no_object():
-    _, _, _, (_, _, scores), _ = outputs()
+    _, (_, _, scores), _ = outputs()
     assert scores.shape == (2, CONFIG.decoder.queries, 5)
     assert float(np.abs(scores[..., 3:]).max()) == 0
     assert float(scores.sum(-1).max()) < 1 + 1e-5

@@ -64,7 +64,7 @@ def saved(kind, folder):
     return image, masks, out.class_queries_logits.numpy()
 
 
-@pytest.fixture(scope="module", params=["swin", "resnet"])
+@pytest.fixture(scope="module", params=["swin", pytest.param("resnet", marks=pytest.mark.slow)])
 def case(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     return request.param, folder, saved(request.param, folder)
