@@ -131,8 +131,8 @@ def settings_of(args: argparse.Namespace) -> dict[str, Any]:
     for flag, methods in _ONLY.items():
         if getattr(args, flag) and args.method not in methods:
             raise UserError(
-                f"--{flag.replace('_', '-')}: belongs to --method {' or '.join(methods)}, got --method "
-                f"{args.method}; leave it out"
+                f"--{flag.replace('_', '-')}: belongs to --method {' or '.join(methods)}, got "
+                f"--method {args.method}; leave it out"
             )
     if args.proposals:
         settings["proposals"] = args.proposals
