@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from openseg_jax.cli.segment import progress_bar
+from openseg_jax.errors import UserError
 
 DESCRIPTION = (
     "Measure a CLIP on the miniature world: zero-shot top-1 of cropped things and presence mAP, "
@@ -22,7 +23,14 @@ DESCRIPTION = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds this verb's arguments."""
     parser.description = DESCRIPTION
-    parser.add_argument("--model", default="miniature", help="a name or folder (miniature)")
+    parser.add_argument(
+        "--method", choices=("car", "segclip"), default="car", help="whose gates (car)"
+    )
+    parser.add_argument(
+        "--model",
+        action="append",
+        help="a name or folder (miniature); for segclip repeat it, one for each training",
+    )
     parser.add_argument("--seeds", type=int, default=3, help="worlds, from seed 0 (3)")
     parser.add_argument("--scenes", type=int, default=400, help="scenes of each world (400)")
     parser.add_argument(
@@ -40,7 +48,14 @@ def run(args: argparse.Namespace) -> int:
     from openseg_jax.eval.miniature_car import CAR_GATE
     from openseg_jax.weights.load import load_clip
 
-    loaded = load_clip(args.model)
+    models = args.model or ["miniature"]
+    if args.method == "segclip":
+        from openseg_jax.cli.gates_segclip import run as run_segclip
+
+        return run_segclip(models, args)
+    if len(models) > 1:
+        raise UserError(f"--model: expected one, got {len(models)}; ask for them one by one")
+    loaded = load_clip(models[0])
     found = [
         clip_scores(loaded, seed=seed, stream=args.stream, scenes=args.scenes)
         for seed in range(args.seeds)

@@ -1,0 +1,260 @@
+"""SegCLIP on the miniature world, beside what the frozen CLIP does by itself.
+
+The 24 things are the foreground, all stuff is background, and every method is given all 24 names
+for every scene. Reported is the mean IoU over the things:
+
+- "segclip": regions labelled by text, as the published inference does;
+- "patch_text": no training: the frozen CLIP's dense tokens compared with the same texts;
+- "patch_text_top": the same with SegCLIP's rule that a picture holds its five likeliest classes;
+- all background: says background everywhere; its mIoU counts the background as a class.
+
+Thresholds (and the rivals' temperature) are tuned on the validation stream. How well patches are
+grouped is measured apart from how groups are named: an oracle gives each group the class that most
+of its pixels have ("segclip_oracle"). The rival there is k-means on the frozen tokens, with as many
+groups ("kmeans_oracle").
+
+Numbers are about the miniature world only; they say nothing about photographs.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.cluster.vq import kmeans2
+
+from openseg_jax.eval.confusion import confusion_matrix, metrics
+from openseg_jax.eval.gates import prepare
+from openseg_jax.methods.segclip import Reader
+from openseg_jax.methods.segclip import load as load_method
+from openseg_jax.miniature.captions import templates
+from openseg_jax.miniature.streams import Scene
+from openseg_jax.miniature.world import THINGS
+from openseg_jax.models.clip import CLIP, normalize
+from openseg_jax.models.variants import CLIPConfig
+from openseg_jax.ops.resize import half_pixel
+from openseg_jax.text.classifier import text_classifier
+from openseg_jax.types import Array, Float, Int, Params, UInt8
+from openseg_jax.weights.loaded import LoadedClip
+
+CLASSES = len(THINGS) + 1  # 0 is everything that is no thing
+TEMPERATURES = (10.0, 20.0, 40.0, 100.0, 200.0)
+THRESHOLDS = 24  # that tuning tries: quantiles of the pixels' best scores
+TOP = 5  # classes of a picture in SegCLIP's rule
+CHUNK = 25  # pictures at a time
+
+
+# Pictures to groups of pixels.
+Grouper = Callable[[UInt8[np.ndarray, "B S S 3"]], Int[np.ndarray, "B S S"]]
+
+
+def things_only(one: Scene) -> Int[np.ndarray, "S S"]:
+    """Returns the truth with all stuff as background: 0, or the thing's id from 1."""
+    return np.where(one.semantic <= len(THINGS), one.semantic, 0)
+
+
+def paint(scores: Float[np.ndarray, "S S C"], threshold: float) -> Int[np.ndarray, "S S"]:
+    """Labels each pixel with its best class, and with 0 where that scores below the threshold.
+
+    The best score of a picture always passes: every scene shows something.
+    """
+    best = scores.max(axis=-1)
+    return np.where(best < min(threshold, best.max()), 0, scores.argmax(axis=-1) + 1)
+
+
+def matrices(
+    truths: Sequence[Int[np.ndarray, "S S"]], labels: Sequence[Int[np.ndarray, "S S"]]
+) -> Int[np.ndarray, "n C C"]:
+    """Counts a confusion matrix for each scene."""
+    return np.stack(
+        [confusion_matrix(t, p, CLASSES, ignore=None) for t, p in zip(truths, labels, strict=True)]
+    )
+
+
+def foreground(matrix: Int[np.ndarray, "C C"]) -> float:
+    """Computes the mean IoU over the things in the ground truth, [0, 1]."""
+    measured = metrics(matrix)
+    there = measured.truth[1:] > 0
+    return float(np.nan_to_num(measured.iou[1:][there]).mean()) if there.any() else float("nan")
+
+
+def all_background(truths: Sequence[Int[np.ndarray, "S S"]]) -> float:
+    """Computes the mIoU, background included, of saying background everywhere."""
+    labels = [np.zeros_like(truth) for truth in truths]
+    return metrics(matrices(truths, labels).sum(0)).miou["gt"]
+
+
+class PatchText:
+    """The frozen rival: dense tokens of a CLIP against the class names.
+
+    Attributes:
+        temperature: of the softmax over the classes. top: classes that a picture may hold, those
+            that its class token resembles most; None for all.
+    """
+
+    def __init__(self, loaded: LoadedClip, temperature: float = 100.0, top: int | None = None):
+        self.loaded, self.temperature, self.top = loaded, temperature, top
+        self.text = text_classifier(loaded, THINGS, templates())
+        self._params = jax.tree.map(jnp.asarray, loaded.params)
+
+    def tuned(self, temperature: float, top: int | None) -> PatchText:
+        """Returns the same with other settings."""
+        other = copy.copy(self)
+        other.temperature, other.top = temperature, top
+        return other
+
+    def tokens(
+        self, images: UInt8[np.ndarray, "B S S 3"]
+    ) -> tuple[Float[np.ndarray, "B E"], Float[np.ndarray, "B h w E"]]:
+        """Encodes pictures as a unit-length embedding and unit-length patch tokens."""
+        rule, grid = self.loaded.preprocess, self.loaded.config.vision.grid
+        pixels = np.stack([prepare(image, rule) for image in images])
+        encode = _tokens(self.loaded.config)
+        whole, tokens = in_chunks(lambda x: encode(self._params, x), pixels)
+        return whole, tokens.reshape(len(images), grid, grid, -1)
+
+    def __call__(self, images: UInt8[np.ndarray, "B S S 3"]) -> Float[np.ndarray, "B S S C"]:
+        return self.heat(self.cosines(images))
+
+    def cosines(
+        self, images: UInt8[np.ndarray, "B S S 3"]
+    ) -> tuple[Float[np.ndarray, "B C"], Float[np.ndarray, "B S S C"]]:
+        """Compares pictures and their pixels with the names."""
+        whole, tokens = self.tokens(images)
+        return whole @ self.text.T, enlarge(tokens @ self.text.T, images.shape[1])
+
+    def heat(
+        self, cosines: tuple[Float[np.ndarray, "B C"], Float[np.ndarray, "B S S C"]]
+    ) -> Float[np.ndarray, "B S S C"]:
+        """Turns cosines into scores in [0, 1]."""
+        whole, dense = cosines
+        scores = softmax(dense * self.temperature)
+        if self.top is None:
+            return scores
+        least = np.sort(whole, axis=-1)[:, -self.top, None]
+        kept = (whole >= least)[:, None, None]
+        return scores * softmax(np.where(kept, dense * self.temperature, -np.inf))
+
+
+# A named edge: jitted once for each architecture.
+@functools.lru_cache(maxsize=2)
+def _tokens(config: CLIPConfig) -> Callable[..., tuple[Array, Array]]:
+    clip = CLIP(config)
+
+    def encode(params: Params, pixels: Float[Array, "B S S 3"]) -> tuple[Array, Array]:
+        bound = {"params": params}
+        whole: Any = clip.apply(bound, pixels, method=CLIP.encode_image)
+        patches: Any = clip.apply(bound, pixels, method=CLIP.encode_patches)
+        return normalize(whole), normalize(patches)
+
+    return jax.jit(encode)
+
+
+class RegionText:
+    """SegCLIP, with scores in place of labels.
+
+    Attributes:
+        method: the segmenter, told of no threshold. text: the things.
+    """
+
+    def __init__(self, loaded: LoadedClip) -> None:
+        method = load_method(loaded, bg_threshold=None, templates=tuple(templates()))
+        self.method, self.text = method, method.classes(THINGS, [])
+
+    def __call__(self, images: UInt8[np.ndarray, "B S S 3"]) -> Float[np.ndarray, "B S S C"]:
+        dense = in_chunks(lambda x: self.method.dense(self.method.params, x, self.text), images)
+        return dense[:, 1:].transpose(0, 2, 3, 1)
+
+    def groups(self, images: UInt8[np.ndarray, "B S S 3"]) -> Int[np.ndarray, "B S S"]:
+        """Returns each pixel's region: of a square picture, which is one window."""
+        reader, size = self.method.reader, images.shape[1]
+        soft = in_chunks(lambda x: _soft(reader, self.method.params, x), images)
+        grid = int(soft.shape[-1] ** 0.5)
+        maps = soft.reshape(*soft.shape[:2], grid, grid).transpose(0, 2, 3, 1)
+        return enlarge(maps, size).argmax(axis=-1)
+
+
+# A named edge.
+@functools.partial(jax.jit, static_argnames="reader")
+def _soft(reader: Reader, params: Params, images: UInt8[Array, "B S S 3"]) -> Array:
+    return reader.encode(params, reader.cut(images)[:, 0])[0].grouping.soft
+
+
+def kmeans_groups(rival: PatchText, count: int) -> Grouper:
+    """Makes the rival grouping: k-means on the frozen tokens of each picture.
+
+    It starts from patches that lie far from one another, so that nothing is left to chance.
+
+    Args:
+        rival: encodes the patches.
+        count: groups a picture.
+    """
+
+    def group(images: UInt8[np.ndarray, "B S S 3"]) -> Int[np.ndarray, "B S S"]:
+        _, tokens = rival.tokens(images)
+        out = []
+        for rows in tokens:
+            flat = rows.reshape(-1, rows.shape[-1]).astype(np.float64)
+            start = far_apart(flat, count)
+            # A group may end up empty; scipy would warn of it.
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)
+                _, found = kmeans2(flat, start, minit="matrix")
+            maps = np.eye(count)[found].reshape(*rows.shape[:2], count)
+            out.append(enlarge(maps[None], images.shape[1])[0].argmax(axis=-1))
+        return np.stack(out)
+
+    return group
+
+
+def far_apart(points: Float[np.ndarray, "n D"], count: int) -> Float[np.ndarray, "count D"]:
+    """Picks points one by one, each the farthest from those before; the first from the mean."""
+    chosen = [int(np.square(points - points.mean(axis=0)).sum(axis=1).argmax())]
+    distance = np.full(len(points), np.inf)
+    while len(chosen) < count:
+        away = np.square(points - points[chosen[-1]]).sum(axis=1)
+        distance = np.minimum(distance, away)
+        chosen.append(int(distance.argmax()))
+    return points[chosen]
+
+
+def oracle_labels(
+    groups: Int[np.ndarray, "S S"], truth: Int[np.ndarray, "S S"]
+) -> Int[np.ndarray, "S S"]:
+    """Gives each group the class that most of its pixels have."""
+    counts = np.zeros((int(groups.max()) + 1, CLASSES), np.int64)
+    np.add.at(counts, (groups.ravel(), truth.ravel()), 1)
+    return counts.argmax(axis=1)[groups]
+
+
+def in_chunks(run: Callable[[Any], Any], images: Any) -> Any:
+    """Runs a compiled function on parts of one size, the last one padded."""
+    parts = []
+    for start in range(0, len(images), CHUNK):
+        part = images[start : start + CHUNK]
+        count = len(part)
+        pad = np.zeros((CHUNK - count, *part.shape[1:]), part.dtype)
+        out = jax.device_get(run(np.concatenate([part, pad])))
+        parts.append([np.asarray(x)[:count] for x in jax.tree.leaves(out)])
+    whole = [np.concatenate(xs) for xs in zip(*parts, strict=True)]
+    return whole[0] if len(whole) == 1 else tuple(whole)
+
+
+def enlarge(maps: Float[np.ndarray, "B h w C"], size: int) -> Float[np.ndarray, "B S S C"]:
+    """Resizes maps bilinearly (half-pixel centres, no antialias)."""
+    rows = half_pixel(maps.shape[1], size).astype(np.float32)
+    columns = half_pixel(maps.shape[2], size).astype(np.float32)
+    tall = np.tensordot(rows, maps.astype(np.float32), (1, 1))  # Y B w C
+    return np.tensordot(columns, tall, (1, 2)).transpose(2, 1, 0, 3)  # X Y B C
+
+
+def softmax(x: Float[np.ndarray, "... C"]) -> Float[np.ndarray, "... C"]:
+    """Computes the softmax over the last axis."""
+    e = np.exp(x - x.max(axis=-1, keepdims=True))
+    return e / e.sum(axis=-1, keepdims=True)
