@@ -1,7 +1,8 @@
 """Render scenes of the miniature world, segment them by words, and write an HTML report.
 
 Needs no download. The whole vocabulary of 30 names is given for every scene; the report shows
-which names CaR drops step by step, and its mIoU beside one pass and an image-level filter.
+which names CaR drops step by step, its mIoU beside one pass and an image-level filter, and what the
+other methods make of the same scenes.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ def run(args: argparse.Namespace) -> int:
         raise expected("--images", "at least 1", str(args.images), "try 24")
     started = time.monotonic()
     from openseg_jax import report, viz
+    from openseg_jax.cli import demo_methods
     from openseg_jax.eval import miniature_car as eval_car
     from openseg_jax.miniature.streams import scene
 
@@ -64,19 +66,22 @@ def run(args: argparse.Namespace) -> int:
             contest, truths, args.seed, _VALIDATION,
             progress=lambda done, _: bar.update(task, completed=done),
         )  # fmt: skip
+        bar.update(task, description="the other methods", total=None)
+        others = demo_methods.columns(contest.car.cam, truths)
         bar.update(task, description="photographs and report")
         shown, rows = _scenes(contest, truths)
-        parts = [*_introduction(scores), *shown, *_photographs(contest)]
+        parts = [*_introduction(scores), *shown, *demo_methods.section(others, truths)]
+        parts += _photographs(contest)
     seconds = time.monotonic() - started
     parts += [report.paragraph(f"Made in {seconds:.0f} s on {_device()}.", faint=True)]
     page = report.write_page(
-        Path(args.out) / "report.html", "openseg_jax: CaR on the miniature world", parts,
+        Path(args.out) / "report.html", "openseg_jax on the miniature world", parts,
         footer=_footer(contest),
     )  # fmt: skip
     with atomic_write(Path(args.out) / "scenes.png") as aside:
         sheet = viz.grid(rows, [_COLUMNS] * len(rows), height=300)
         Image.fromarray(sheet).save(aside, "PNG")
-    _print(scores, page, seconds)
+    _print(scores, others, page, seconds)
     return 0
 
 
@@ -206,11 +211,13 @@ def _footer(contest: Any) -> str:
     )
 
 
-def _print(scores: Any, page: Path, seconds: float) -> None:
+def _print(scores: Any, others: Any, page: Path, seconds: float) -> None:
     table = Table(title=f"miniature world, {scores.scenes} test scenes, 30 names each")
     table.add_column("what")
     table.add_column("mIoU", justify="right")
     for label, found in _labelled(scores):
         table.add_row(label, f"{100 * found.miou['gt']:.1f} %")
+    for column in others:
+        table.add_row(column.title, f"{100 * column.miou:.1f} %")
     Console(soft_wrap=not sys.stdout.isatty()).print(table)
     print(f"wrote {page} in {seconds:.0f} s; numbers are about the miniature only")
