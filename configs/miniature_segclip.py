@@ -21,7 +21,7 @@ def get_config(arg: str = "") -> ConfigDict:
     c.name = "miniature_segclip"
     c.init = "miniature"
     c.model = ConfigDict(MODEL.to_dict())
-    c.steps = 700
+    c.steps = 480  # 3.4 CPU seconds each were measured on a busy machine
     c.batch_size = 128
     c.scan = False
     c.log_every = 20
@@ -33,6 +33,8 @@ def get_config(arg: str = "") -> ConfigDict:
         (r"visual/(conv1|ln_pre)/.*", False),
         (r".*", True),
     )
+    # Late grouping, as published: k-means on the last tokens of the frozen CLIP alone cuts things
+    # out well. Superpixels are made of the pictures at their own 64 pixels.
     c.task.segclip.update(
         first_blocks=5, centers=8, cross_layers=1, recon_blocks=1,
         decoder_width=64, decoder_depth=1, decoder_heads=2,
@@ -46,7 +48,7 @@ def get_config(arg: str = "") -> ConfigDict:
         (r".*", 1.0),
     )
     c.optim.schedule = "cosine_from_one"
-    c.optim.warmup = 70
+    c.optim.warmup = 50
     c.optim.eps = 1e-6
     c.optim.weight_decay = ((r".*/bias", 0.0), (r".*", 0.05))
     if arg == "tiny":
