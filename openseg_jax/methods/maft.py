@@ -25,17 +25,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from openseg_jax.errors import UserError, check_shape, expected
+from openseg_jax.errors import UserError, check_shape, expected, unknown_name
 from openseg_jax.methods import maft_texts
 from openseg_jax.methods.maft_config import LONGEST_EDGE, MaftConfig, configure, plan
 from openseg_jax.methods.maft_encoder import Encoder, full_size, short_edge_size
+from openseg_jax.methods.maft_panoptic import Instance, Segment, instances, panoptic
 from openseg_jax.methods.maft_scores import class_probabilities, ensemble
 from openseg_jax.methods.maft_texts import MaftText
 from openseg_jax.methods.proposals import ProposalSource, load_source
 from openseg_jax.models.vit import VisionTransformer
 from openseg_jax.ops.resize import resize
 from openseg_jax.ops.resize_uint8 import byte_pair, resize_bytes
-from openseg_jax.types import Array, Bool, Float, Masks, Params, UInt8
+from openseg_jax.types import Array, Bool, Float, Int, Masks, Params, UInt8
 from openseg_jax.weights.load import load_clip
 from openseg_jax.weights.loaded import LoadedClip
 
@@ -81,7 +82,7 @@ class Maft:
                 "scores, which this source does not give; set it to 0, or use a generator"
             )
         self.encoder = Encoder(
-            VisionTransformer(vision, clip.config.embed_dim, jnp.dtype(dtype)),
+            VisionTransformer(vision, clip.config.embed_dim, jnp.dtype(dtype), scan="index"),
             plan(config, vision), clip.preprocess.mean, clip.preprocess.std,
             config.pos_resample, config.pad_to, config.square_tokens,
         )  # fmt: skip
@@ -162,6 +163,34 @@ class Maft:
             scores = self._classify_compiled(params, image, part, text)
             parts.append(np.asarray(scores)[:, :count, :keep])
         return np.concatenate(parts, axis=1)
+
+    def panoptic(
+        self, masks: Masks, text: MaftText, *, place: int = 0, things: Sequence[str] | None = None
+    ) -> tuple[Int[np.ndarray, "H W"], list[Segment]]:
+        """Makes panoptic segments of one image's masks, see `maft_panoptic.panoptic`.
+
+        Args:
+            masks: from `segment`. text: from `classes`.
+            place: of the image in the batch.
+            things: names whose masks stay apart; the others are joined a class. None: all.
+
+        Raises:
+            UserError: for a thing that is not among the names.
+        """
+        return panoptic(
+            np.asarray(masks.probs[place]), np.asarray(masks.scores)[place],
+            np.asarray(masks.valid[place]), things=_indices(things, text), count=text.count,
+            min_score=self.config.min_score, overlap=self.config.overlap,
+        )  # fmt: skip
+
+    def instances(
+        self, masks: Masks, text: MaftText, *, place: int = 0, things: Sequence[str] | None = None
+    ) -> list[Instance]:
+        """Ranks the instances among one image's masks; arguments as for `panoptic`."""
+        return instances(
+            np.asarray(masks.probs[place]), np.asarray(masks.scores)[place],
+            np.asarray(masks.valid[place]), things=_indices(things, text), count=text.count,
+        )  # fmt: skip
 
     # The jitted edges of this method.
     @functools.cached_property
@@ -246,6 +275,13 @@ class Maft:
             scores, jnp.pad(scored, more), weight=self.config.ensemble_weight, seen=text.seen,
             covers=(probs > 0.5).any(axis=(2, 3)),
         )  # fmt: skip
+
+
+def _indices(things: Sequence[str] | None, text: MaftText) -> list[int] | None:
+    for name in things or ():
+        if name not in text.names:
+            unknown_name(name, text.names, "things")
+    return None if things is None else [text.names.index(name) for name in things]
 
 
 def _traced(*args: Any) -> bool:

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from openseg_jax.errors import UserError, check_shape
-from openseg_jax.models.layers import Block
+from openseg_jax.models.layers import Block, loop_blocks
 from openseg_jax.models.vit import VisionTransformer
 from openseg_jax.ops.attention import attention
 from openseg_jax.ops.ip_attention import ip_attention
@@ -97,24 +97,22 @@ def masked_blocks(
     check_shape(token_masks, f"{tokens.shape[0]} N {tokens.shape[1] - 1}", "token_masks")
     copies = jnp.broadcast_to(tokens[:, :1], (tokens.shape[0], count, tokens.shape[2]))
     x = jnp.concatenate([copies, tokens[:, 1:]], axis=1)
-    block, part = visual.block(), _blocks(visual, start, stop)
+    block = visual.block()
 
-    def body(x: Array, params: Params) -> tuple[Any, None]:
+    def body(x: Array, params: Params) -> Any:
         q, k, v = _project(block, params, x)
         (q, patch_q), (k, patch_k), (v, patch_v) = (
             jnp.split(y, [count], axis=1) for y in (q, k, v)
         )
         out = ip_attention(q, k, v, patch_k, patch_v, token_masks, backend=visual.backend)
         patches = attention(patch_q, patch_k, patch_v, backend=visual.backend)
-        return _finish(block, params, x, jnp.concatenate([out, patches], axis=1)), None
+        return _finish(block, params, x, jnp.concatenate([out, patches], axis=1))
 
-    if visual.remat:
-        body = jax.checkpoint(body)
-    if visual.scan and stop > start:
-        return jax.lax.scan(body, x, part)[0]
-    for index in range(stop - start):
-        x, _ = body(x, jax.tree.map(lambda leaf, i=index: leaf[i], part))
-    return x
+    if stop <= start:
+        return x
+    return loop_blocks(
+        body, visual.blocks, x, start=start, stop=stop, scan=visual.scan, remat=visual.remat
+    )
 
 
 def masked_tail(
@@ -212,10 +210,6 @@ def _check(visual: VisionTransformer, start: int) -> None:
             f"start: expected a block from 0 to {visual.config.depth - 1}, got {start}; "
             f"this tower's default is {default_start(visual.config.depth)}"
         )
-
-
-def _blocks(visual: VisionTransformer, start: int, stop: int) -> Params:
-    return jax.tree.map(lambda leaf: leaf[start:stop], visual.blocks)
 
 
 def _project(block: Block, params: Params, x: Float[Array, "B N D"]) -> tuple[Any, Any, Any]:

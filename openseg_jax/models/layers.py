@@ -191,7 +191,7 @@ def run_stack(
     start: int = 0,
     stop: int | None = None,
     mask: Bool[Array, "#B #A #N N"] | None = None,
-    scan: bool = True,
+    scan: bool | str = True,
     remat: bool = False,
 ) -> Float[Array, "B N D"]:
     """Runs blocks `start` to `stop` (exclusive) of a stack.
@@ -202,22 +202,54 @@ def run_stack(
         x: tokens entering block `start`.
         start, stop: static ints with Python's slice meaning.
         mask: admitted keys, the same for every block.
-        scan: one compiled body for all blocks; False unrolls them.
+        scan, remat: see `loop_blocks`.
+    """
+
+    def body(x: Array, params: Params) -> Any:
+        return block.apply({"params": params}, x, mask=mask)
+
+    return loop_blocks(body, stack, x, start=start, stop=stop, scan=scan, remat=remat)
+
+
+def loop_blocks(
+    body: Callable[[Any, Params], Any],
+    stack: Params,
+    x: Any,
+    *,
+    start: int = 0,
+    stop: int | None = None,
+    scan: bool | str = True,
+    remat: bool = False,
+) -> Any:
+    """Calls `body` with the parameters of blocks `start` to `stop` (exclusive), one by one.
+
+    Args:
+        body: maps what goes through the blocks, and one block's parameters, to what comes out.
+        stack: parameters with a leading depth axis.
+        x: what enters block `start`.
+        start, stop: static ints with Python's slice meaning.
+        scan: True compiles one body and loops over a slice of the stack. "index" loops over block
+            numbers instead, which spares the copy that slicing makes of a part of the stack, but
+            makes gradients dear: it is for inference. False unrolls the blocks.
         remat: recompute each block's inside in the backward pass instead of storing it.
     """
+    numbers = range(jax.tree.leaves(stack)[0].shape[0])[start:stop]
+    body = jax.checkpoint(body) if remat else body
+    if not scan:
+        for number in numbers:
+            x = body(x, block_params(stack, number))
+        return x
+    if scan == "index":
+
+        def numbered(x: Any, number: Any) -> tuple[Any, None]:
+            take = jax.lax.dynamic_index_in_dim
+            return body(
+                x, jax.tree.map(lambda leaf: take(leaf, number, keepdims=False), stack)
+            ), None
+
+        return jax.lax.scan(numbered, x, jnp.asarray(list(numbers), jnp.int32))[0]
     part = jax.tree.map(lambda leaf: leaf[start:stop], stack)
-    depth = jax.tree.leaves(part)[0].shape[0]
-
-    def body(x: Array, params: Params) -> tuple[Any, None]:
-        return block.apply({"params": params}, x, mask=mask), None
-
-    if remat:
-        body = jax.checkpoint(body)
-    if scan:
-        return jax.lax.scan(body, x, part)[0]
-    for index in range(depth):
-        x, _ = body(x, block_params(part, index))
-    return x
+    return jax.lax.scan(lambda x, params: (body(x, params), None), x, part)[0]
 
 
 def run_stack_with_weights(
@@ -227,23 +259,17 @@ def run_stack_with_weights(
     *,
     start: int = 0,
     stop: int | None = None,
-    scan: bool = True,
+    scan: bool | str = True,
 ) -> tuple[Float[Array, "B N D"], Float[Array, "B N N"]]:
     """Runs blocks like `run_stack` and sums their head-averaged attention maps.
 
     The sum is carried along instead of keeping one N×N map for each block.
     """
-    part = jax.tree.map(lambda leaf: leaf[start:stop], stack)
-    depth = jax.tree.leaves(part)[0].shape[0]
     total = jnp.zeros((x.shape[0], x.shape[1], x.shape[1]), jnp.float32)
 
-    def body(carry: tuple[Array, Array], params: Params) -> tuple[Any, None]:
+    def body(carry: tuple[Array, Array], params: Params) -> tuple[Array, Array]:
         x, total = carry
         out: Any = block.apply({"params": params}, x, method=Block.with_weights)
-        return (out[0], total + out[1]), None
+        return out[0], total + out[1]
 
-    if scan:
-        return jax.lax.scan(body, (x, total), part)[0]
-    for index in range(depth):
-        (x, total), _ = body((x, total), block_params(part, index))
-    return x, total
+    return loop_blocks(body, stack, (x, total), start=start, stop=stop, scan=scan)

@@ -73,14 +73,15 @@ class VisionTransformer(nn.Module):
         config: sizes and conventions.
         embed_dim: E.
         dtype: of the computation (bfloat16 or float32); parameters stay float32.
-        scan: one compiled body for all blocks. remat: recompute blocks in the backward pass.
+        scan: one compiled body for all blocks, see `layers.loop_blocks`.
+        remat: recompute blocks in the backward pass.
         backend: attention backend, see `ops.attention`.
     """
 
     config: VisionConfig
     embed_dim: int
     dtype: jnp.dtype = jnp.float32
-    scan: bool = True
+    scan: bool | str = True
     remat: bool = False
     backend: str = "auto"
 

@@ -11,6 +11,7 @@ from openseg_jax import api
 from openseg_jax.errors import UserError
 from openseg_jax.methods import maft_config
 from openseg_jax.methods.base import Segmenter, load_segmenter
+from openseg_jax.methods.maft import Maft, load
 from openseg_jax.methods.maft_encoder import short_edge_size
 from openseg_jax.methods.maft_texts import from_embeddings
 from openseg_jax.ops.masks import to_label_map
@@ -26,7 +27,11 @@ def clip(**changes):
 
 @functools.cache
 def maft(**settings):
-    return load_segmenter("maft", clip(), **settings)
+    return load(clip(), **settings)
+
+
+def scores_of(masks):
+    return np.asarray(masks.scores)
 
 
 def two_pictures():
@@ -36,16 +41,21 @@ def two_pictures():
 
 def test_follows_the_protocol_and_runs_under_jit():
     method = maft()
-    assert isinstance(method, Segmenter)
+    assert isinstance(method, Segmenter) and isinstance(load_segmenter("maft", clip()), Maft)
     image, text = two_pictures(), method.classes(NAMES)
     eager = method.segment(method.params, image, text)
     jitted = jax.jit(method.segment)(method.params, image, text)
-    assert eager.probs.shape[::2] == (2, 24) and eager.scores.shape[::2] == (2, len(NAMES))
-    np.testing.assert_allclose(np.asarray(eager.scores).sum(-1), 1, atol=1e-5)
-    np.testing.assert_allclose(eager.scores, jitted.scores, atol=1e-5)
+    assert eager.probs.shape[::2] == (2, 24) and scores_of(eager).shape[::2] == (2, len(NAMES))
+    np.testing.assert_allclose(scores_of(eager).sum(-1), 1, atol=1e-5)
+    np.testing.assert_allclose(scores_of(eager), scores_of(jitted), atol=1e-5)
     np.testing.assert_array_equal(eager.valid, jitted.valid)
     labels = np.asarray(to_label_map(eager, threshold=method.threshold))
     # Regions cover the picture, so every pixel has a label.
+    painted, segments = method.panoptic(eager, text, place=1, things=["zebra"])
+    assert painted.shape == (24, 36) and painted.max() == len(segments)
+    assert all(found.label == 2 for found in method.instances(eager, text, things=["sky"]))
+    with pytest.raises(UserError, match="did you mean 'sky'"):
+        method.instances(eager, text, things=["skye"])
     assert labels.shape == (2, 24, 36) and labels.min() >= 1 and labels.max() <= len(NAMES)
 
 
@@ -61,7 +71,7 @@ def test_padding_of_images_changes_nothing():
     for i, (h, w) in enumerate([(24, 36), (16, 30)]):
         alone = method.segment(method.params, canvas[i : i + 1, :h, :w], text)
         np.testing.assert_array_equal(got.probs[i, :, :h, :w], alone.probs[0])
-        np.testing.assert_allclose(got.scores[i], alone.scores[0], atol=1e-4)
+        np.testing.assert_allclose(scores_of(got)[i], scores_of(alone)[0], atol=1e-4)
 
 
 def test_backgrounds_compete_and_are_not_reported():
@@ -71,16 +81,16 @@ def test_backgrounds_compete_and_are_not_reported():
     method, image = maft(), two_pictures()
     plain = method.segment(method.params, image, from_embeddings(rows))
     rivalled = method.segment(method.params, image, from_embeddings(rows, background=rivals))
-    assert plain.scores.shape[-1] == 4 and rivalled.scores.shape[-1] == 6
+    assert scores_of(plain).shape[-1] == 4 and scores_of(rivalled).shape[-1] == 6
     # Each class keeps its odds against the others; the backgrounds only take their share.
-    odds = np.asarray(plain.scores) * np.asarray(rivalled.scores)[..., :4].sum(-1, keepdims=True)
-    np.testing.assert_allclose(np.asarray(rivalled.scores)[..., :4], odds, atol=1e-4)
+    odds = scores_of(plain) * scores_of(rivalled)[..., :4].sum(-1, keepdims=True)
+    np.testing.assert_allclose(scores_of(rivalled)[..., :4], odds, atol=1e-4)
 
 
 def test_given_masks_and_what_they_leave_open():
     masks = np.zeros((2, 3, 24, 36), np.float32)
     masks[:, 0, :10], masks[:, 1, :, 30:] = 1, 0.8
-    method = load_segmenter("maft", clip(), proposals="masks", proposal_settings={"masks": masks})
+    method = load(clip(), proposals="masks", proposal_settings={"masks": masks})
     text = method.classes(NAMES)
     found = method.segment(method.params, two_pictures(), text)
     assert found.valid.tolist() == [[True, True, False]] * 2
@@ -88,7 +98,7 @@ def test_given_masks_and_what_they_leave_open():
     covered = masks.any(axis=1)
     assert (labels[covered] > 0).all() and (labels[~covered] == 0).all()
     scores = method.classify(method.params, two_pictures(), masks, text)
-    np.testing.assert_allclose(scores, found.scores, atol=1e-5)
+    np.testing.assert_allclose(scores, scores_of(found), atol=1e-5)
 
 
 def test_plan_follows_the_tower_and_the_settings():
@@ -107,9 +117,9 @@ def test_plan_follows_the_tower_and_the_settings():
 
 def test_weights_bring_their_settings_and_parity_leaves_them_out():
     kept = dataclasses.replace(clip(), defaults={"maft": {"temperature": 20.0, "start": 0}})
-    assert load_segmenter("maft", kept).config.temperature == 20.0
-    assert load_segmenter("maft", kept, temperature=7.0).config.temperature == 7.0
-    reference = load_segmenter("maft", kept, parity="reference").config
+    assert load(kept).config.temperature == 20.0
+    assert load(kept, temperature=7.0).config.temperature == 7.0
+    reference = load(kept, parity="reference").config
     assert (reference.temperature, reference.start, reference.pad_to) == (100.0, None, 32)
 
 
@@ -117,7 +127,7 @@ def test_a_tuned_tower_is_used_unless_told_otherwise():
     visual = jax.tree.map(lambda x: x * 1.5, clip().params["visual"])
     tuned = dataclasses.replace(clip(), extras={"maft": {"visual": visual}})
     for tower, want in (("tuned", visual), ("frozen", clip().params["visual"])):
-        got = load_segmenter("maft", tuned, tower=tower).params["visual"]
+        got = load(tuned, tower=tower).params["visual"]
         np.testing.assert_array_equal(got["class_embedding"], want["class_embedding"])
 
 
@@ -140,7 +150,7 @@ def test_a_tuned_tower_is_used_unless_told_otherwise():
 )
 def test_mistakes_are_named(settings, message):
     with pytest.raises(UserError, match=message):
-        method = load_segmenter("maft", clip(), **settings)
+        method = load(clip(), **settings)
         method.segment(method.params, two_pictures(), method.classes(NAMES))
 
 
@@ -148,7 +158,7 @@ def test_a_tower_without_class_token_and_bad_names_are_refused():
     with pytest.raises(UserError, match="MAFT needs an image tower with a class token"):
         vision = dataclasses.replace(clip().config.vision, pool="map")
         config = dataclasses.replace(clip().config, vision=vision)
-        load_segmenter("maft", dataclasses.replace(clip(), config=config))
+        load(dataclasses.replace(clip(), config=config))
     for names, message in ((["a", "a"], "given twice"), ([], "at least one"), ("a", "a list")):
         with pytest.raises(UserError, match=message):
             maft().classes(names)
