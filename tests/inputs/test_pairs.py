@@ -42,8 +42,10 @@ def test_examples_are_functions_of_seed_index_and_epoch():
     assert np.array_equal(whole.at(2, 0)["image"], whole.at(2, 5)["image"])
 
 
-def test_broken_pairs_are_counted_and_replaced(caplog):
+def test_broken_pairs_are_counted_and_replaced(caplog, monkeypatch):
     caplog.set_level(logging.WARNING)
+    # Messages are limited in number for the whole process.
+    monkeypatch.setattr(logging, "_log_counter_per_token", {})
     data = source(pairs(broken=(1, 5), empty=(2,)))
     replaced = data.at(1, 0)
     assert replaced["skipped"].tolist() == [1, 0]

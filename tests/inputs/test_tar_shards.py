@@ -67,8 +67,10 @@ def test_the_index_can_lie_elsewhere(shards, tmp_path):
     assert not list(shards.glob("*.npz")) and len(list((tmp_path / "cache").iterdir())) == 2
 
 
-def test_an_index_that_cannot_be_kept_is_no_reason_to_stop(shards, tmp_path, caplog):
+def test_an_index_that_cannot_be_kept_is_no_reason_to_stop(shards, tmp_path, caplog, monkeypatch):
     caplog.set_level(logging.WARNING)
+    # Messages are limited in number for the whole process.
+    monkeypatch.setattr(logging, "_log_counter_per_token", {})
     (tmp_path / "file").write_text("")
     assert len(TarShards(shards, cache=str(tmp_path / "file"))) == 6
     assert "input.cache" in caplog.text
