@@ -108,6 +108,9 @@ def _print(rows: list[Any], holds: bool) -> None:
     console = Console()
     console.print(table)
     for row in rows:
-        said = ", ".join(f"{k} {s}×{s} at {t:g}" for k, (s, t) in row.chosen.items())
-        console.print(f"world {row.seed}: input and temperature chosen on validation: {said}")
+        said = "; ".join(
+            f"{name}: masks from block {c.start}, {c.size}×{c.size}, temperature {c.temperature:g}"
+            for name, c in row.chosen.items()
+        )
+        console.print(f"world {row.seed}, chosen on validation: {said}", soft_wrap=True)
     console.print("the claim holds on every world" if holds else "the claim is missed")

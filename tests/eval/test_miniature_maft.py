@@ -94,7 +94,7 @@ def test_the_whole_measurement_on_random_weights(world_model):
     tuned = dataclasses.replace(clip, extras={"maft": {"visual": visual}})
     told = []
     claim = mm.measure(
-        clip, tuned, scenes=4, validation=3, sizes=(32,), temperatures=(1.0, 50.0),
+        clip, tuned, scenes=4, validation=3, starts=(1,), sizes=(32,), temperatures=(1.0, 50.0),
         progress=told.append,
     )  # fmt: skip
     # Nothing was changed in the copy, so nothing may come out.
