@@ -68,7 +68,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--preset", help="car, segclip: a data set's published settings: voc, coco, …")
     how.add_argument("--crf", choices=("on", "off"), help="car: dense CRF at the end (on)")
     how.add_argument(
-        "--proposals", metavar="NAME", help="maft: where masks come from, regions or generator"
+        "--proposals",
+        metavar="NAME",
+        help="maft: where masks come from: regions, generator, or a Mask2Former's folder",
     )
     how.add_argument(
         "--parity", choices=("reference",), help="the published behaviour, its bugs included"
@@ -136,6 +138,9 @@ def settings_of(args: argparse.Namespace) -> dict[str, Any]:
             )
     if args.proposals:
         settings["proposals"] = args.proposals
+        if Path(args.proposals).is_dir():
+            settings["proposals"] = "mask2former"
+            settings["proposal_settings"] = (("folder", args.proposals),)
     if args.preset:
         settings |= _preset(args.method, args.preset)
     if args.classifier_model:

@@ -237,3 +237,17 @@ def test_presets_and_flags_become_settings(capsys, flag, tmp_path):
 def test_a_wrong_setting_is_named(tiny_model, picture):
     with pytest.raises(UserError, match="did you mean 'crf_iterations'"):
         api.segment(picture, ["zebra"], model=str(tiny_model), crf_iteration=3)
+
+
+def test_a_folder_as_proposals_is_a_mask2former(tmp_path):
+    import argparse
+
+    from openseg_jax.cli import segment
+
+    parser = argparse.ArgumentParser()
+    segment.add_arguments(parser)
+    words = ["a.png", "--labels", "zebra", "--method", "maft", "--proposals"]
+    found = segment.settings_of(parser.parse_args([*words, str(tmp_path)]))
+    assert found["proposals"] == "mask2former"
+    assert found["proposal_settings"] == (("folder", str(tmp_path)),)
+    assert segment.settings_of(parser.parse_args([*words, "regions"])) == {"proposals": "regions"}
