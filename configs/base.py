@@ -74,6 +74,7 @@ def get_config(arg: str = "") -> ConfigDict:
     c.task.maft.templates = "vild14"  # of the class names; see text/prompts.py
     c.task.maft.distillation = 0.1  # stage 2: weight of the self-distillation
     c.task.maft.generator = "r101"  # stage 1: of models/generator.py VARIANTS, if not in `init`
+    c.task.maft.backbone = ""  # stage 1: file of an ImageNet ResNet to start from, R-103.pkl
     c.task.maft.classes = 1.0  # stage 1: weight of the cross-entropy, in matching too
     c.task.maft.mask = 20.0  # stage 1: of the focal loss
     c.task.maft.dice = 5.0  # stage 1: of the dice loss

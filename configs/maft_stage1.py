@@ -1,8 +1,9 @@
 """MAFT's proposal generator as published (FreeSeg): 60,000 steps of 16 pictures beside ViT-B/16.
 
 Run it on COCO-Stuff with `openseg train --config configs/maft_stage1.py --workdir
-runs/maft_stage1`. Published training starts the backbone from ImageNet; name a folder that holds a
-generator to start from it: --set init=FOLDER. Zero-shot training hides the masks of unseen classes:
+runs/maft_stage1`. Published training starts the backbone from ImageNet, detectron2's
+"DeepLab/R-103.pkl": --set task.maft.backbone=R-103.pkl. A folder that holds a generator is started
+from by --set init=FOLDER. Zero-shot training hides the masks of unseen classes:
 --set input.masks.split=coco_stuff_156_15. `maft_stage1:bf16` computes in bfloat16.
 """
 

@@ -72,10 +72,10 @@ def panoptic(
         Segment numbers, 0 where no mask is left; and the segments in the order of their numbers.
     """
     probs, scores = _checked(probs, scores)
-    count = scores.shape[1] if count is None else count
-    apart = set(range(count)) if things is None else set(things)
+    columns: int = scores.shape[1] if count is None else count
+    apart = set(range(columns)) if things is None else set(things)
     best, top = scores.argmax(axis=1), scores.max(axis=1)
-    kept = np.flatnonzero(np.asarray(valid) & (top >= min_score) & (best < count))
+    kept = np.flatnonzero(np.asarray(valid) & (top >= min_score) & (best < columns))
     segments: list[Segment] = []
     painted = np.zeros(probs.shape[1:], np.int32)
     if not len(kept):
@@ -129,18 +129,18 @@ def instances(
     if most < 1:
         raise expected("most", "at least 1", str(most), "try 100")
     probs, scores = _checked(probs, scores)
-    count = scores.shape[1] if count is None else count
+    columns: int = scores.shape[1] if count is None else count
     certain = np.zeros(len(probs))
     for i, mask in enumerate(probs):
         inside = mask >= 0.5
         certain[i] = mask[inside].mean() if inside.any() else 0.0
-    ranked = scores[:, :count] * (certain * np.asarray(valid))[:, None]
+    ranked = scores[:, :columns] * (certain * np.asarray(valid))[:, None]
     if things is not None:
-        ranked = ranked * np.isin(np.arange(count), sorted(set(things)))
+        ranked = ranked * np.isin(np.arange(columns), sorted(set(things)))
     order = np.argsort(-ranked, axis=None, kind="stable")[:most]
     found = []
     for place in order:
-        mask, label = divmod(int(place), count)
+        mask, label = divmod(int(place), columns)
         if ranked[mask, label] > 0:
             pixels = probs[mask] >= 0.5
             found.append(Instance(mask, label, float(ranked[mask, label]), pixels))

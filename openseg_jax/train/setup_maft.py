@@ -36,6 +36,7 @@ from openseg_jax.train.mask_inputs import MaskInputs, open_masks, saw_of
 from openseg_jax.train.setup import DTYPES
 from openseg_jax.train.state import Config
 from openseg_jax.types import Array, Float, Params
+from openseg_jax.weights.backbone import load_backbone
 from openseg_jax.weights.folder import save_folder
 from openseg_jax.weights.load import load_clip
 from openseg_jax.weights.loaded import LoadedClip
@@ -117,9 +118,18 @@ class MaftSetup:
 
     def _stage1(self) -> GeneratorTask:
         c, m = self.values, self.values.task.maft
-        found = self.generator or fresh_generator(
-            m.generator, self.loaded.config.embed_dim, self.loaded.config.text.width, c.seed
-        )
+        found = self.generator
+        if found is None:
+            clip = self.loaded.config
+            found = fresh_generator(m.generator, clip.embed_dim, clip.text.width, c.seed)
+            if m.backbone:
+                trunk, _ = load_backbone(m.backbone, found[0].backbone)
+                found[1]["generator"]["backbone"] = trunk
+        elif m.backbone:
+            raise expected(
+                "task.maft.backbone", "none, for init brings a generator with its own",
+                repr(m.backbone), "leave out one of the two",
+            )  # fmt: skip
         return GeneratorTask(
             self._module(found[0]),
             found[1],
@@ -189,13 +199,13 @@ class MaftSetup:
 
 def fresh_generator(
     name: str, embed_dim: int, text_width: int, seed: int
-) -> tuple[GeneratorConfig, Params]:
+) -> tuple[GeneratorConfig, dict[str, Any]]:
     """Draws a generator and its non-object row, N(0, 1/text width) as published."""
     config = generator_variant(name, embed_dim)
     key = jax.random.fold_in(jax.random.key(seed), 2)
     row: Array = jax.random.normal(jax.random.fold_in(key, 1), (1, embed_dim))
     return config, {
-        "generator": init_generator(config, key), "non_object": row * text_width**-0.5,
+        "generator": dict(init_generator(config, key)), "non_object": row * text_width**-0.5,
     }  # fmt: skip
 
 
