@@ -35,3 +35,33 @@ def test_a_whole_report(tmp_path, world_model, monkeypatch, capsys):
     assert "knows only its own world" in text and "a grey wall" in text and "mIoU" in text
     assert text.count("<figure>") == 4 + 1
     assert "CaR, with recurrence" in capsys.readouterr().out
+
+
+def test_weights_without_other_methods_get_no_section(world_model):
+    from openseg_jax.cli import demo_methods
+    from openseg_jax.weights.load import load_clip
+
+    assert demo_methods.columns(load_clip(str(world_model)), []) == []
+    assert list(demo_methods.section([], [])) == []
+
+
+@pytest.mark.slow
+def test_weights_with_a_tuned_tower_show_it_beside_the_frozen_one(world_model):
+    import dataclasses
+
+    from openseg_jax.cli import demo_methods
+    from openseg_jax.miniature.streams import scene
+    from openseg_jax.weights.load import load_clip
+
+    clip = load_clip(str(world_model))
+    moved = {**clip.params["visual"]}
+    moved["proj"] = {"kernel": -np.asarray(moved["proj"]["kernel"])}
+    clip = dataclasses.replace(clip, extras={"maft": {"visual": moved}})
+    truths = [scene("test", i, 48) for i in range(2)]
+    found = demo_methods.columns(clip, truths)
+    assert [c.title for c in found] == ["MAFT", "MAFT, frozen tower"]
+    assert all(label.shape == (48, 48) for c in found for label in c.labels)
+    # The two towers answer the opposite, so the maps cannot be the same.
+    assert any((a != b).any() for a, b in zip(found[0].labels, found[1].labels, strict=True))
+    text = "".join(demo_methods.section(found, truths))
+    assert text.count("<figure>") == 2 * 3 and "MAFT, frozen tower" in text
