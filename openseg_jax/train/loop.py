@@ -61,8 +61,8 @@ def train(
         UserError: for a configuration that cannot work.
     """
     workdir = Path(workdir)
-    workdir.mkdir(parents=True, exist_ok=True)
     built = setup.build(config)
+    workdir.mkdir(parents=True, exist_ok=True)
     mesh = make_mesh(**config.mesh)
     data = batches(
         built.source,
