@@ -35,6 +35,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workdir", metavar="DIR", help="train a tower for each world here; resumes"
     )
+    parser.add_argument(
+        "--start",
+        type=int,
+        metavar="BLOCK",
+        help="first masked block; chosen on validation if left out",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -44,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
         unknown_name(args.method, CLAIMS, "method with a claim")
     if args.seeds < 1:
         raise expected("--seeds", "at least 1", str(args.seeds), "try 3")
-    from openseg_jax.eval.miniature_maft import measure
+    from openseg_jax.eval.miniature_maft import STARTS, measure
     from openseg_jax.weights.load import load_clip
 
     start = load_clip(args.model)
@@ -58,7 +64,10 @@ def run(args: argparse.Namespace) -> int:
         tuned = load_clip(_train(seed, args)) if args.workdir else start
         with progress_bar() as bar:
             say = functools.partial(_say, bar, bar.add_task(f"world {seed}", total=None), seed)
-            rows.append(measure(start, tuned, seed=seed, scenes=args.scenes, progress=say))
+            starts = STARTS if args.start is None else (args.start,)
+            rows.append(
+                measure(start, tuned, seed=seed, scenes=args.scenes, starts=starts, progress=say)
+            )
     holds = all(row.holds for row in rows)
     if args.json:
         print(json.dumps([dataclasses.asdict(row) for row in rows], indent=1))

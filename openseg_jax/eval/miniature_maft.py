@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.special import softmax
 
 from openseg_jax.errors import expected
 from openseg_jax.eval.confusion import confusion_matrix, split_metrics
@@ -151,9 +152,7 @@ def confusions(
         cosines: from `Tower.cosines`. temperature: they are multiplied by it.
         scenes: the same.
     """
-    logits = temperature * cosines
-    scores = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    scores /= scores.sum(axis=-1, keepdims=True)
+    scores = softmax(temperature * cosines, axis=-1)
     found = []
     for score, masks, truth in zip(scores, scenes.masks, scenes.semantic, strict=True):
         flat = masks.reshape(len(masks), -1)

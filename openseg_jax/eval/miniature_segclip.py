@@ -28,6 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from scipy.cluster.vq import kmeans2
+from scipy.special import softmax
 
 from openseg_jax.eval.confusion import confusion_matrix, metrics
 from openseg_jax.eval.gates import prepare
@@ -134,12 +135,12 @@ class PatchText:
     ) -> Float[np.ndarray, "B S S C"]:
         """Turns cosines into scores in [0, 1]."""
         whole, dense = cosines
-        scores = softmax(dense * self.temperature)
+        scores = softmax(dense * self.temperature, axis=-1)
         if self.top is None:
             return scores
         least = np.sort(whole, axis=-1)[:, -self.top, None]
         kept = (whole >= least)[:, None, None]
-        return scores * softmax(np.where(kept, dense * self.temperature, -np.inf))
+        return scores * softmax(np.where(kept, dense * self.temperature, -np.inf), axis=-1)
 
 
 # A named edge: jitted once for each architecture.
@@ -252,9 +253,3 @@ def enlarge(maps: Float[np.ndarray, "B h w C"], size: int) -> Float[np.ndarray, 
     columns = half_pixel(maps.shape[2], size).astype(np.float32)
     tall = np.tensordot(rows, maps.astype(np.float32), (1, 1))  # Y B w C
     return np.tensordot(columns, tall, (1, 2)).transpose(2, 1, 0, 3)  # X Y B C
-
-
-def softmax(x: Float[np.ndarray, "... C"]) -> Float[np.ndarray, "... C"]:
-    """Computes the softmax over the last axis."""
-    e = np.exp(x - x.max(axis=-1, keepdims=True))
-    return e / e.sum(axis=-1, keepdims=True)

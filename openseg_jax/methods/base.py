@@ -6,10 +6,13 @@ import importlib
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
+import jax
+from jax.core import Tracer
+
 from openseg_jax.errors import unknown_name
 from openseg_jax.types import Array, Bool, Masks, Params, UInt8
 
-__all__ = ["METHODS", "Segmenter", "load_segmenter"]
+__all__ = ["METHODS", "Segmenter", "is_traced", "load_segmenter"]
 
 # name: module and function that builds it from (model, **settings). Imported when asked for.
 METHODS: dict[str, tuple[str, str]] = {
@@ -62,3 +65,8 @@ def load_segmenter(method: str, model: Any, **settings: Any) -> Segmenter:
         unknown_name(method, METHODS, "method")
     module, function = METHODS[method]
     return getattr(importlib.import_module(module), function)(model, **settings)
+
+
+def is_traced(*trees: Any) -> bool:
+    """Tells calls inside `jax.jit`; with plain arrays, methods call what they have compiled."""
+    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(trees))

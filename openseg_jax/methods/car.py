@@ -21,10 +21,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 
 from openseg_jax.errors import check_shape, expected
 from openseg_jax.methods import car_geometry, car_texts
+from openseg_jax.methods.base import is_traced
 from openseg_jax.methods.car_classifier import Classifier
 from openseg_jax.methods.car_config import CaRConfig, configure
 from openseg_jax.methods.car_finish import masks_of_maps, truncate
@@ -240,8 +240,7 @@ class CaR:
             Masks with one mask and one score a text. Masks are 0 or 1: the CRF has decided.
         """
         check_shape(image, "B H W 3", "image", dtype="uint8", fix="give a batch of RGB bytes")
-        leaves = jax.tree.leaves((params, image, text, valid))
-        if any(isinstance(leaf, Tracer) for leaf in leaves):
+        if is_traced(params, image, text, valid):
             return self._segment_traced(params, image, text, valid)
         rows = []
         for i in range(image.shape[0]):

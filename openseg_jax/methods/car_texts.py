@@ -10,6 +10,7 @@ import numpy as np
 
 from openseg_jax.errors import UserError, expected
 from openseg_jax.methods.car_config import CaRConfig
+from openseg_jax.methods.vocabulary import checked_names, unit_rows
 from openseg_jax.text.classifier import TextEncoder, encode_texts
 from openseg_jax.text.prompts import fill
 from openseg_jax.types import Array, Bool, Float
@@ -75,11 +76,11 @@ def from_embeddings(
         )  # fmt: skip
     none = np.zeros((0, cam.shape[-1]), np.float32)
     return CarText(
-        raw=_unit(cam if raw is None else raw),
-        cam=_unit(cam),
-        background=_unit(none if background is None else background),
-        first=_unit(classifier),
-        later=None if later is None else _unit(later),
+        raw=unit_rows(cam if raw is None else raw),
+        cam=unit_rows(cam),
+        background=unit_rows(none if background is None else background),
+        first=unit_rows(classifier),
+        later=None if later is None else unit_rows(later),
         valid=np.ones(cam.shape[0], bool),
         names=tuple(names) or tuple(str(i) for i in range(cam.shape[0])),
         templated=templated,
@@ -104,7 +105,7 @@ def build(
         UserError: for no names, an empty one, duplicates, or (under `char_bug`) a sentence with
             fewer characters than there are sentences.
     """
-    names = _checked(names)
+    names = checked_names(names)
     background = config.background if background is None else tuple(background)
     if not config.shared_background:
         # A text that competes with itself halves its own probability and gains nothing.
@@ -176,22 +177,3 @@ def bucketed(text: CarText) -> CarText:
     count = max(8, 1 << (text.count - 1).bit_length())
     rivals = max(8, -(-text.background.shape[0] // 8) * 8)
     return dataclasses.replace(pad(text, count, rivals), names=())
-
-
-def _unit(x: Float[np.ndarray, "*B E"]) -> Float[np.ndarray, "*B E"]:
-    x = np.asarray(x, np.float32)
-    return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
-
-
-def _checked(names: Sequence[str]) -> tuple[str, ...]:
-    if isinstance(names, str):
-        raise expected("names", "a list of texts", repr(names), f"write [{names!r}]")
-    names = tuple(names)
-    if not names:
-        raise expected("names", "at least one text", "none", "name what to look for")
-    if any(not name.strip() for name in names):
-        raise expected("names", "words", "an empty text", "leave it out")
-    double = {name for name in names if names.count(name) > 1}
-    if double:
-        raise UserError(f"names: {sorted(double)[0]!r} is given twice; name every class once")
-    return names

@@ -23,10 +23,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 
 from openseg_jax.errors import UserError, check_shape, expected, unknown_name
 from openseg_jax.methods import maft_texts
+from openseg_jax.methods.base import is_traced
 from openseg_jax.methods.maft_config import LONGEST_EDGE, MaftConfig, configure, plan
 from openseg_jax.methods.maft_encoder import Encoder, full_size, short_edge_size
 from openseg_jax.methods.maft_panoptic import Instance, Segment, instances, panoptic
@@ -129,7 +129,7 @@ class Maft:
             Masks with scores Float[B M C + R]: the classes, then the R backgrounds.
         """
         check_shape(image, "B H W 3", "image", dtype="uint8", fix="give a batch of RGB bytes")
-        run = self._segment if _traced(params, image, text, valid) else self._segment_compiled
+        run = self._segment if is_traced(params, image, text, valid) else self._segment_compiled
         masks = run(params, image, text.anonymous(), valid)
         return dataclasses.replace(masks, scores=masks.scores[..., : text.count + text.rivals])
 
@@ -150,7 +150,7 @@ class Maft:
         check_shape(image, "B H W 3", "image", dtype="uint8", fix="give a batch of RGB bytes")
         check_shape(masks, f"{image.shape[0]} M h w", "masks", fix="give one stack an image")
         text, keep = text.anonymous(), text.count + text.rivals
-        if _traced(params, image, masks, text):
+        if is_traced(params, image, masks, text):
             return self._classify(params, image, self._inside(image, masks), text)[..., :keep]
         parts = []
         for start in range(0, masks.shape[1], BUCKETS[-1]):
@@ -282,10 +282,6 @@ def _indices(things: Sequence[str] | None, text: MaftText) -> list[int] | None:
         if name not in text.names:
             unknown_name(name, text.names, "things")
     return None if things is None else [text.names.index(name) for name in things]
-
-
-def _traced(*args: Any) -> bool:
-    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(args))
 
 
 def load(

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from openseg_jax.errors import UserError, expected
 from openseg_jax.methods.maft_config import MaftConfig
+from openseg_jax.methods.vocabulary import checked_names, rivals_of, unit_rows
 from openseg_jax.text.classifier import TextEncoder, text_classifier
 from openseg_jax.types import Array, Bool, Float
 
@@ -44,8 +44,8 @@ class MaftText:
 
 def ensemble_templates(vectors: Float[np.ndarray, "S C E"]) -> Float[np.ndarray, "C E"]:
     """Averages the unit vectors of S templates and scales the mean to unit length."""
-    mean = _unit(vectors).mean(axis=0)
-    return _unit(mean)
+    mean = unit_rows(vectors).mean(axis=0)
+    return unit_rows(mean)
 
 
 def with_non_object(
@@ -54,7 +54,7 @@ def with_non_object(
     """Appends the learnt row for "no object", scaled to unit length, where there is one."""
     if non_object is None:
         return rows
-    return np.concatenate([rows, _unit(np.asarray(non_object, np.float32).reshape(1, -1))])
+    return np.concatenate([rows, unit_rows(np.asarray(non_object, np.float32).reshape(1, -1))])
 
 
 def from_embeddings(
@@ -74,9 +74,9 @@ def from_embeddings(
     count, extra = len(classes), 0 if background is None else len(background)
     size = max(8, 1 << (count + extra - 1).bit_length())
     rows = np.zeros((size, classes.shape[1]), np.float32)
-    rows[:count] = _unit(classes)
+    rows[:count] = unit_rows(classes)
     if background is not None and extra:
-        rows[count : count + extra] = _unit(background)
+        rows[count : count + extra] = unit_rows(background)
     known = np.zeros(size, bool)
     if seen is not None:
         known[:count] = seen
@@ -101,16 +101,8 @@ def build(
     Raises:
         UserError: for no names, an empty one or duplicates.
     """
-    if isinstance(names, str):
-        raise expected("names", "a list of texts", repr(names), f"write [{names!r}]")
-    names = tuple(names)
-    if not names:
-        raise expected("names", "at least one text", "none", "name what to look for")
-    double = {name for name in names if names.count(name) > 1}
-    if double:
-        raise UserError(f"names: {sorted(double)[0]!r} is given twice; name every class once")
-    rivals = config.background if background is None else tuple(background)
-    rivals = tuple(dict.fromkeys(r for r in rivals if r not in names))
+    names = checked_names(names)
+    rivals = rivals_of(names, background, config.background)
     rows = text_classifier(clip, [*names, *rivals], config.templates)
     return from_embeddings(
         rows[: len(names)],
@@ -118,8 +110,3 @@ def build(
         seen=np.isin(np.asarray(names, object), np.asarray(config.seen, object)),
         names=names,
     )
-
-
-def _unit(x: Float[np.ndarray, "*B E"]) -> Float[np.ndarray, "*B E"]:
-    x = np.asarray(x, np.float32)
-    return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)

@@ -24,10 +24,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 
 from openseg_jax.errors import UserError, check_shape, expected, unknown_name
 from openseg_jax.methods import segclip_texts
+from openseg_jax.methods.base import is_traced
 from openseg_jax.methods.segclip_config import Plan, SegClipConfig, configure, make_plan
 from openseg_jax.methods.segclip_texts import SegClipText
 from openseg_jax.methods.segclip_windows import back, pixels_at, start, window_count
@@ -295,7 +295,7 @@ class SegClip:
         """
         check_shape(image, "B H W 3", "image", dtype="uint8", fix="give a batch of RGB bytes")
         plain = text.anonymous()
-        if any(isinstance(x, Tracer) for x in jax.tree.leaves((params, image, text, valid))):
+        if is_traced(params, image, text, valid):
             if valid is not None and self.reader.plan.whole:
                 raise UserError(
                     "valid: whole mode needs to know the size of an image before it is traced; "

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from openseg_jax.errors import UserError, expected
 from openseg_jax.methods.segclip_config import SegClipConfig
+from openseg_jax.methods.vocabulary import checked_names, rivals_of, unit_rows
 from openseg_jax.text.classifier import TextEncoder, encode_texts
 from openseg_jax.text.prompts import fill
 from openseg_jax.types import Array, Bool, Float
@@ -43,8 +43,7 @@ class SegClipText:
 
 def mean_of_prompts(vectors: Float[np.ndarray, "C S E"]) -> Float[np.ndarray, "C E"]:
     """Averages the embeddings of S prompts as they are, and scales the mean to unit length."""
-    mean = np.asarray(vectors, np.float32).mean(axis=1)
-    return mean / np.maximum(np.linalg.norm(mean, axis=-1, keepdims=True), 1e-12)
+    return unit_rows(np.asarray(vectors, np.float32).mean(axis=1))
 
 
 def from_embeddings(
@@ -76,16 +75,8 @@ def build(
     Raises:
         UserError: for no names, an empty one or duplicates.
     """
-    if isinstance(names, str):
-        raise expected("names", "a list of texts", repr(names), f"write [{names!r}]")
-    names = tuple(names)
-    if not names or not all(name.strip() for name in names):
-        raise expected("names", "texts with words", repr(list(names)), "name what to look for")
-    double = {name for name in names if names.count(name) > 1}
-    if double:
-        raise UserError(f"names: {sorted(double)[0]!r} is given twice; name every class once")
-    rivals = config.background if background is None else tuple(background)
-    rivals = tuple(dict.fromkeys(r for r in rivals if r not in names))
+    names = checked_names(names)
+    rivals = rivals_of(names, background, config.background)
     every = (*names, *rivals)
     sentences = [fill(template, name.strip()) for name in every for template in config.templates]
     vectors = encode_texts(loaded, sentences, unit=False)

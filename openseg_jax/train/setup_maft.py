@@ -19,13 +19,14 @@ import numpy as np
 
 from openseg_jax.errors import expected, unknown_name
 from openseg_jax.inputs.pipeline import Source
+from openseg_jax.methods.maft_config import MaftConfig, plan
 from openseg_jax.models.generator import (
     Generator,
     GeneratorConfig,
     generator_variant,
     init_generator,
 )
-from openseg_jax.models.ip_clip import POSITIONS, default_start
+from openseg_jax.models.ip_clip import POSITIONS
 from openseg_jax.models.vit import VisionTransformer
 from openseg_jax.tasks.base import Task
 from openseg_jax.tasks.maft import MaftTask
@@ -42,7 +43,6 @@ from openseg_jax.weights.load import load_clip
 from openseg_jax.weights.loaded import LoadedClip
 
 NAME = "maft"
-PUBLISHED_SIZE, _SMALLEST_CLIP = 480, 224
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,11 +83,12 @@ class MaftSetup:
     def settings(self) -> dict[str, Any]:
         """What inference has to know of the training; its names are those of `MaftConfig`."""
         m, vision = self.values.task.maft, self.loaded.config.vision
-        own = vision.image_size < _SMALLEST_CLIP
+        asked = MaftConfig(start=None if m.start < 0 else m.start, size=m.size or None)
+        chosen = plan(asked, vision)
         temperature = m.temperature or math.exp(float(self.loaded.params["logit_scale"]))
         return {
-            "start": default_start(vision.depth) if m.start < 0 else m.start,
-            "size": m.size or (vision.image_size if own else PUBLISHED_SIZE),
+            "start": chosen.start,
+            "size": chosen.size,
             "temperature": temperature,
             "templates": list(templates(m.templates)),
             "pos_resample": POSITIONS,

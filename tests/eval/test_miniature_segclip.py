@@ -5,11 +5,12 @@ import types
 
 import numpy as np
 import pytest
+from scipy.special import softmax
 
 from openseg_jax.errors import UserError
 from openseg_jax.eval import miniature_contest, miniature_segclip
 from openseg_jax.eval.miniature_contest import Contest, ContestScores, Tuned, best_threshold, pool
-from openseg_jax.eval.miniature_segclip import CLASSES, PatchText, softmax
+from openseg_jax.eval.miniature_segclip import CLASSES, PatchText
 from openseg_jax.miniature.streams import scene
 
 SCENES = [scene("val", i, 24) for i in range(4)]
@@ -73,7 +74,7 @@ def test_rivals_may_hold_five_classes_at_most():
     rival = PatchText.__new__(PatchText)
     rival.temperature, rival.top = 10.0, None
     whole, dense = np.array([[0.3, 0.1, 0.2]]), np.array([[[[0.1, 0.5, 0.2]]]])
-    np.testing.assert_allclose(rival.heat((whole, dense)), softmax(10 * dense))
+    np.testing.assert_allclose(rival.heat((whole, dense)), softmax(10 * dense, axis=-1))
     kept = rival.tuned(10.0, 2).heat((whole, dense))
     assert kept[0, 0, 0, 1] == 0 and kept[0, 0, 0, 2] > kept[0, 0, 0, 0] > 0
 
