@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from openseg_jax.errors import UserError, expected, unknown_name
-from openseg_jax.models.ip_clip import POSITIONS, default_start
+from openseg_jax.models.ip_clip import POSITIONS, default_size, default_start
 from openseg_jax.models.variants import VisionConfig
 from openseg_jax.ops.posembed import CONVENTIONS
 from openseg_jax.text.prompts import templates
@@ -15,8 +15,6 @@ from openseg_jax.text.prompts import templates
 __all__ = ["MaftConfig", "Plan", "configure", "plan"]
 
 PUBLISHED_SIZE, PUBLISHED_SHORT_EDGE, LONGEST_EDGE = 480, 640, 2560
-# Towers pretrained on smaller pictures than any CLIP that was released keep to their own size.
-_SMALLEST_CLIP = 224
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,12 +115,11 @@ def plan(config: MaftConfig, tower: VisionConfig) -> Plan:
     Raises:
         UserError: for a size below one patch.
     """
-    real = tower.image_size >= _SMALLEST_CLIP
-    size = config.size or (PUBLISHED_SIZE if real else tower.image_size)
+    size = config.size or default_size(tower.image_size)
     if size < tower.patch_size:
         raise expected(
             "size", f"at least one patch ({tower.patch_size} pixels)", str(size),
-            f"try {PUBLISHED_SIZE if real else tower.image_size}",
+            f"try {default_size(tower.image_size)}",
         )  # fmt: skip
     short_edge = config.short_edge
     if short_edge is None:

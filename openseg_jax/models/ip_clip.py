@@ -27,6 +27,7 @@ from openseg_jax.types import Array, Bool, Float, Params
 __all__ = [
     "POSITIONS",
     "START",
+    "default_size",
     "default_start",
     "ip_encode",
     "masked_blocks",
@@ -45,6 +46,15 @@ POSITIONS = "bicubic_align_corners"
 def default_start(depth: int) -> int:
     """Returns the first masked block for a tower of `depth` blocks: 8, or two thirds if smaller."""
     return START if depth > START else depth * 2 // 3
+
+
+def default_size(image_size: int) -> int:
+    """Returns the side of the input, pixels: 480 for a CLIP, a tiny tower's own size for others.
+
+    Args:
+        image_size: of the pretraining; no CLIP that was released saw less than 224 pixels.
+    """
+    return 480 if image_size >= 224 else image_size
 
 
 def split_trunk(

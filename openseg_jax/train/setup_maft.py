@@ -83,12 +83,10 @@ class MaftSetup:
     def settings(self) -> dict[str, Any]:
         """What inference has to know of the training; its names are those of `MaftConfig`."""
         m, vision = self.values.task.maft, self.loaded.config.vision
-        asked = MaftConfig(start=None if m.start < 0 else m.start, size=m.size or None)
-        chosen = plan(asked, vision)
         temperature = m.temperature or math.exp(float(self.loaded.params["logit_scale"]))
         return {
-            "start": chosen.start,
-            "size": chosen.size,
+            "start": default_start(vision.depth) if m.start < 0 else m.start,
+            "size": m.size or default_size(vision.image_size),
             "temperature": temperature,
             "templates": list(templates(m.templates)),
             "pos_resample": POSITIONS,
