@@ -19,14 +19,13 @@ import numpy as np
 
 from openseg_jax.errors import expected, unknown_name
 from openseg_jax.inputs.pipeline import Source
-from openseg_jax.methods.maft_config import MaftConfig, plan
 from openseg_jax.models.generator import (
     Generator,
     GeneratorConfig,
     generator_variant,
     init_generator,
 )
-from openseg_jax.models.ip_clip import POSITIONS
+from openseg_jax.models.ip_clip import POSITIONS, default_size, default_start
 from openseg_jax.models.vit import VisionTransformer
 from openseg_jax.tasks.base import Task
 from openseg_jax.tasks.maft import MaftTask
