@@ -128,13 +128,7 @@ def metrics(
     check_shape(
         matrix, f"{len(matrix)} {len(matrix)}", "matrix", fix="rows and columns are classes"
     )
-    matrix = matrix.astype(np.int64)
-    if ignore_background:
-        matrix = matrix[1:, 1:] if ignore_bg_drops_col else matrix[1:]
-    first = matrix.shape[1] - matrix.shape[0]
-    hit = np.diagonal(matrix, first)
-    truth = matrix.sum(1)
-    predicted = matrix.sum(0)[first:]
+    hit, truth, predicted = _counts(matrix, ignore_background, ignore_bg_drops_col)
     union = truth + predicted - hit
     iou = _ratio(hit, union)
     return Metrics(
@@ -189,6 +183,8 @@ def split_metrics(
     convention: str = "gt",
     *,
     parity: str | None = None,
+    ignore_background: bool = False,
+    ignore_bg_drops_col: bool = False,
 ) -> SplitMetrics:
     """Computes the generalised zero-shot metrics: seen, unseen and their harmonic mean.
 
@@ -198,6 +194,8 @@ def split_metrics(
         convention: one of `CONVENTIONS`.
         parity: "reference" with "all" makes a side NaN where one of its classes is in no ground
             truth, as one of MAFT's evaluators does; None counts such a class as 0.
+        ignore_background, ignore_bg_drops_col: as for `metrics`; with the first, `unseen` has one
+            flag less than the matrix has rows.
     Returns:
         the metrics.
     Raises:
@@ -207,9 +205,10 @@ def split_metrics(
     """
     if convention not in CONVENTIONS:
         unknown_name(convention, CONVENTIONS, "mIoU convention")
-    found, unseen = metrics(matrix), np.asarray(unseen, bool)
+    flags = (ignore_background, ignore_bg_drops_col)
+    found = metrics(matrix, ignore_background=flags[0], ignore_bg_drops_col=flags[1])
+    unseen, hit = np.asarray(unseen, bool), _counts(np.asarray(matrix), *flags)[0]
     check_shape(unseen, str(len(found.iou)), "unseen", fix="give one flag for each class")
-    hit = np.diagonal(np.asarray(matrix, np.int64))
     members = _members(convention, found.truth, found.truth + found.predicted - hit)
     poisoned = parity == "reference" and convention == "all"
 
@@ -250,6 +249,15 @@ def format_table(names: Iterable[str], measured: Metrics) -> str:
     ]
     rows += [f"{f'mIoU ({key})':<{width}}  {100 * v:6.2f}" for key, v in measured.miou.items()]
     return "\n".join(rows)
+
+
+def _counts(matrix: Int[np.ndarray, "C C"], ignore_background: bool, drops_column: bool):
+    """Returns the pixels of each class that are right, true and predicted."""
+    matrix = matrix.astype(np.int64)
+    if ignore_background:
+        matrix = matrix[1:, 1:] if drops_column else matrix[1:]
+    first = matrix.shape[1] - matrix.shape[0]
+    return np.diagonal(matrix, first), matrix.sum(1), matrix.sum(0)[first:]
 
 
 def _members(convention: str, truth: Int[np.ndarray, "C"], union: Int[np.ndarray, "C"]):
