@@ -24,13 +24,32 @@ class Vocabulary:
         name: of the file.
         names: text of each class, in the order of their ids; its commas belong to it.
         raw: the id that the data set's own files use for each class; None where they are the same.
-        source: where the list comes from, and the licence of the annotations.
+        source: the data set that the list belongs to, its authors and its address.
+        licence: of the annotations, and of the pictures where that is another.
+        spelling: whose texts these are; results depend on them.
+        variant_of: the list of the same classes in the same order that this one spells otherwise;
+            "" for lists that stand for themselves.
+        things: True for things, False for stuff, where the file says so; else None.
     """
 
     name: str
     names: tuple[str, ...]
     raw: tuple[int, ...] | None
     source: str
+    licence: str = ""
+    spelling: str = ""
+    variant_of: str = ""
+    things: tuple[bool, ...] | None = None
+
+    @property
+    def background(self) -> bool:
+        """Whether class 0 is what no other class covers; it is a row of the result, no prompt."""
+        return self.names[0] == "background"
+
+    @property
+    def foreground(self) -> tuple[str, ...]:
+        """The texts that a method is shown: all names but the background."""
+        return self.names[1:] if self.background else self.names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,12 +61,14 @@ class Split:
         vocabulary: the class list that it divides.
         unseen: Bool[C], True for classes whose masks training never shows.
         source: where the split was published.
+        licence: of the split.
     """
 
     name: str
     vocabulary: Vocabulary
     unseen: Bool[np.ndarray, "C"]
     source: str
+    licence: str = ""
 
 
 def _folder(name: str) -> Path:
@@ -68,17 +89,31 @@ def split_names() -> tuple[str, ...]:
 def vocabulary(name: str) -> Vocabulary:
     """Reads a vocabulary, e.g. "coco_stuff171".
 
+    A file begins with lines "# key: value" (source, licence, names, columns, and where they
+    apply raw and variant of); then each class is a line of the columns, separated by tabs.
+
     Raises:
         UserError: for an unknown name, with the nearest one.
     """
     if name not in vocabulary_names():
         unknown_name(name, vocabulary_names(), "vocabulary")
     text = (_folder("vocabularies") / f"{name}.txt").read_text(encoding="utf-8")
-    comments = [line[1:].strip() for line in text.splitlines() if line.startswith("#")]
-    rows = [x.split("\t") for x in text.splitlines() if x and not x.startswith("#")]
-    numbered = all(len(row) == 3 and row[1].isdigit() for row in rows)
-    raw = tuple(int(row[1]) for row in rows) if numbered else None
-    return Vocabulary(name, tuple(row[-1] for row in rows), raw, comments[0])
+    lines = [line for line in text.splitlines() if line]
+    head = dict(x[1:].strip().split(": ", 1) for x in lines if x.startswith("#"))
+    columns = head["columns"].split(", ")
+    rows = [dict(zip(columns, x.split("\t"), strict=True)) for x in lines if not x.startswith("#")]
+    # Files may list things before stuff; classes are in the order of their ids.
+    rows.sort(key=lambda row: int(row["id"]))
+    return Vocabulary(
+        name=name,
+        names=tuple(row["text"] for row in rows),
+        raw=tuple(int(row["raw"]) for row in rows) if "raw" in columns else None,
+        source=head["source"],
+        licence=head["licence"],
+        spelling=head["names"],
+        variant_of=head.get("variant of", ""),
+        things=tuple(row["kind"] == "thing" for row in rows) if "kind" in columns else None,
+    )
 
 
 @functools.cache
@@ -100,4 +135,4 @@ def split(name: str) -> Split:
             f"{name}: the split's ids and names do not agree with {classes.name}; restore the file"
         )
     unseen.setflags(write=False)
-    return Split(name, classes, unseen, data["source"])
+    return Split(name, classes, unseen, data["source"], data["licence"])

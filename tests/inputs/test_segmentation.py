@@ -147,8 +147,9 @@ def test_folder_errors_say_what_to_do(tmp_path):
         read_label_map(next((tmp_path / "images/a").iterdir()))
     with pytest.raises(UserError, match="did you mean 'raw'"):
         named_classes("voc20", "", "rwa")
+    (tmp_path / "own.txt").write_text("egg\nsand\n")
     with pytest.raises(UserError, match="no ids"):
-        named_classes("voc20", "", "raw")
+        named_classes(str(tmp_path / "own.txt"), "", "raw")
     with pytest.raises(UserError, match="a split of voc20"):
         named_classes("voc20", "coco_stuff_156_15", "contiguous")
 
