@@ -61,7 +61,7 @@ setup(
         "openseg_jax": ["py.typed"],
         "openseg_jax.text": ["*.gz", "*.txt"],
         "openseg_jax.miniature": ["weights/*"],
-        "openseg_jax.data": ["vocabularies/*.txt", "splits/*.json", "*.md"],
+        "openseg_jax.data": ["vocabularies/*.txt", "splits/*.json", "*.json", "*.md"],
     },
     install_requires=CORE,
     extras_require=EXTRAS,
