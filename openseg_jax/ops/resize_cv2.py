@@ -65,18 +65,20 @@ def resize_window(image: UInt8[Array, "H W 3"], rows: Taps, columns: Taps) -> UI
 
     Args:
         image: RGB or BGR bytes; only the taps' places are read, so padding never matters.
-        rows, columns: from `cv2_taps`.
+        rows, columns: from `cv2_taps`; where all is NumPy, so is the result.
 
     Source: `cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)` on uint8.
     """
+    # On the host this runs in NumPy, so that worker processes need no device.
+    n: Any = jnp if any(isinstance(x, jax.Array) for x in (image, *rows, *columns)) else np
     near, far = columns.near[:, None], columns.far[:, None]
 
     def across(row: Any) -> Any:
-        line = jnp.asarray(image)[row]
+        line = n.asarray(image)[row]
         left, right = line[:, columns.first], line[:, columns.second]
-        return (left.astype(jnp.int32) * near + right.astype(jnp.int32) * far) >> 4
+        return (left.astype(np.int32) * near + right.astype(np.int32) * far) >> 4
 
     top, bottom = across(rows.first), across(rows.second)
     top = (top * rows.near[:, None, None]) >> 16
     bottom = (bottom * rows.far[:, None, None]) >> 16
-    return jnp.clip((top + bottom + 2) >> 2, 0, 255).astype(jnp.uint8)
+    return n.clip((top + bottom + 2) >> 2, 0, 255).astype(np.uint8)
