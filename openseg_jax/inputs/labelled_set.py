@@ -28,7 +28,17 @@ from openseg_jax.inputs.labels import read_labels
 from openseg_jax.inputs.segmentation import NUMBERINGS, read_label_map
 from openseg_jax.types import Int, UInt8
 
-__all__ = ["FORMAT", "Item", "LabelledSet", "open_folder", "open_prepared", "open_set"]
+__all__ = [
+    "FORMAT",
+    "Item",
+    "LabelledSet",
+    "ignore_value",
+    "open_folder",
+    "open_prepared",
+    "open_set",
+    "picture_of_size",
+    "read_prepared",
+]
 
 FORMAT = "openseg-labels-1"
 """Written into a prepared data set; readers refuse others."""
@@ -93,7 +103,7 @@ class LabelledSet:
         """
         item = self.items[index]
         labels = self.read_labels(index)
-        return _picture(item, labels.shape), labels
+        return picture_of_size(item.image, labels.shape, str(item.labels)), labels
 
     def read_labels(self, index: int) -> Int[np.ndarray, "H W"]:
         """Reads the labels alone, see `read`."""
@@ -172,8 +182,14 @@ def open_prepared(folder: Path, root: Path) -> LabelledSet:
     )
 
 
-def read_prepared(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def read_prepared(
+    folder: Path, format: str = FORMAT
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Reads dataset.json and items.jsonl of a prepared data set and checks them.
+
+    Args:
+        folder: that holds the two.
+        format: what dataset.json must call itself.
 
     Returns:
         what dataset.json says; the row of each item.
@@ -189,9 +205,9 @@ def read_prepared(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         raise UserError(f"{error.filename}: cannot be read ({error.strerror}); {again}") from error
     except ValueError as error:
         raise UserError(f"{folder / 'dataset.json'}: is damaged ({error}); {again}") from error
-    if not isinstance(head, dict) or head.get("format") != FORMAT:
+    if not isinstance(head, dict) or head.get("format") != format:
         got = head.get("format") if isinstance(head, dict) else type(head).__name__
-        raise expected(str(folder / "dataset.json"), f"format {FORMAT}", repr(got), again)
+        raise expected(str(folder / "dataset.json"), f"format {format}", repr(got), again)
     if hashlib.sha256(text).hexdigest() != head["sha256"]:
         raise UserError(f"{folder / 'items.jsonl'}: is not the list that was written; {again}")
     rows = [json.loads(line) for line in text.decode("utf-8").splitlines()]
@@ -289,16 +305,26 @@ def _digest(items: tuple[Item, ...]) -> str:
     return hashlib.sha256("\n".join(item.name for item in items).encode()).hexdigest()
 
 
-def _picture(item: Item, size: tuple[int, ...]) -> UInt8[np.ndarray, "H W 3"]:
-    image = read_image(item.image)
+def picture_of_size(path: Path, size: tuple[int, ...], owner: str) -> UInt8[np.ndarray, "H W 3"]:
+    """Reads a picture that must have the size of its annotation.
+
+    Args:
+        path: of the picture.
+        size: (H, W) of the annotation.
+        owner: what the annotation is called in messages.
+
+    Raises:
+        UserError: naming both when their sizes differ, and as `read_image`.
+    """
+    image = read_image(path)
     if image.shape[:2] == size:
         return image
     if image.shape[1::-1] == size:
         # Some tools label the stored pixels of a picture that its EXIF block turns.
-        with Image.open(item.image) as stored:
+        with Image.open(path) as stored:
             if stored.size == size[::-1]:
                 return np.array(stored.convert("RGB"))
     raise UserError(
-        f"{item.labels}: expected the size of its picture {item.image}, "
+        f"{owner}: expected the size of its picture {path}, "
         f"{image.shape[1]}x{image.shape[0]}, got {size[1]}x{size[0]}; replace one of the two"
     )
