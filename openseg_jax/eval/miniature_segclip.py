@@ -34,6 +34,7 @@ from openseg_jax.eval.confusion import confusion_matrix, metrics
 from openseg_jax.eval.gates import prepare
 from openseg_jax.methods.segclip import Reader
 from openseg_jax.methods.segclip import load as load_method
+from openseg_jax.methods.windows import cut_windows
 from openseg_jax.miniature.captions import templates
 from openseg_jax.miniature.streams import Scene
 from openseg_jax.miniature.world import THINGS
@@ -184,7 +185,7 @@ class RegionText:
 # A named edge.
 @functools.partial(jax.jit, static_argnames="reader")
 def _soft(reader: Reader, params: Params, images: UInt8[Array, "B S S 3"]) -> Array:
-    return reader.encode(params, reader.cut(images)[:, 0])[0].grouping.soft
+    return reader.encode(params, cut_windows(reader.plan, images)[:, 0])[0].grouping.soft
 
 
 def kmeans_groups(rival: PatchText, count: int) -> Grouper:

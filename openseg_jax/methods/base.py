@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import jax
+import numpy as np
 from jax.core import Tracer
 
-from openseg_jax.errors import unknown_name
+from openseg_jax.errors import expected, unknown_name
 from openseg_jax.types import Array, Bool, Masks, Params, UInt8
 
-__all__ = ["METHODS", "Segmenter", "is_traced", "load_segmenter"]
+__all__ = ["METHODS", "Segmenter", "is_traced", "load_segmenter", "true_size"]
 
 # name: module and function that builds it from (model, **settings). Imported when asked for.
 METHODS: dict[str, tuple[str, str]] = {
@@ -70,3 +71,19 @@ def load_segmenter(method: str, model: Any, **settings: Any) -> Segmenter:
 def is_traced(*trees: Any) -> bool:
     """Tells calls inside `jax.jit`; with plain arrays, methods call what they have compiled."""
     return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(trees))
+
+
+def true_size(valid: Bool[np.ndarray, "H W"]) -> tuple[int, int]:
+    """Returns the (height, width) of the image that lies at the top left of a canvas.
+
+    Raises:
+        UserError: for pixels of any other shape, or none.
+    """
+    height, width = int(valid.any(axis=1).sum()), int(valid.any(axis=0).sum())
+    inside = bool(valid[:height, :width].all())
+    if height * width == 0 or not inside or int(valid.sum()) != height * width:
+        raise expected(
+            "valid", "a rectangle at the top left", "another shape",
+            "put each image at the top left of the canvas",
+        )  # fmt: skip
+    return height, width

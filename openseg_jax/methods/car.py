@@ -24,7 +24,7 @@ import numpy as np
 
 from openseg_jax.errors import check_shape, expected
 from openseg_jax.methods import car_geometry, car_texts
-from openseg_jax.methods.base import is_traced
+from openseg_jax.methods.base import is_traced, true_size
 from openseg_jax.methods.car_classifier import Classifier
 from openseg_jax.methods.car_config import CaRConfig, configure
 from openseg_jax.methods.car_finish import masks_of_maps, truncate
@@ -246,7 +246,7 @@ class CaR:
         for i in range(image.shape[0]):
             size = (image.shape[1], image.shape[2])
             if valid is not None:
-                size = _true_size(np.asarray(valid[i]))
+                size = true_size(np.asarray(valid[i]))
             rows.append(self._run(params, np.asarray(image[i]), size, text, None))
         return Masks(
             probs=jnp.asarray(np.stack([r.masks for r in rows]), jnp.float32),
@@ -280,16 +280,6 @@ def _full_size(maps: Float[np.ndarray, "K h w"], geometry: Geometry) -> np.ndarr
     # On the host: no compile for every number of survivors.
     wide = maps @ np.asarray(geometry.up_columns).T
     return np.asarray(geometry.up_rows) @ wide
-
-
-def _true_size(valid: Bool[np.ndarray, "H W"]) -> tuple[int, int]:
-    height, width = int(valid.any(axis=1).sum()), int(valid.any(axis=0).sum())
-    if height * width == 0 or not valid[:height, :width].all():
-        raise expected(
-            "valid", "a rectangle at the top left", "another shape",
-            "put each image at the top left of the canvas",
-        )  # fmt: skip
-    return height, width
 
 
 def _watch(

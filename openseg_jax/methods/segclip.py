@@ -27,10 +27,18 @@ import numpy as np
 
 from openseg_jax.errors import UserError, check_shape, expected, unknown_name
 from openseg_jax.methods import segclip_texts
-from openseg_jax.methods.base import is_traced
-from openseg_jax.methods.segclip_config import Plan, SegClipConfig, configure, make_plan
+from openseg_jax.methods.base import is_traced, true_size
+from openseg_jax.methods.segclip_config import SegClipConfig, configure
 from openseg_jax.methods.segclip_texts import SegClipText
-from openseg_jax.methods.segclip_windows import back, pixels_at, start, window_count
+from openseg_jax.methods.windows import (
+    Plan,
+    back,
+    cut_windows,
+    pixels_at,
+    start,
+    window_count,
+    window_starts,
+)
 from openseg_jax.models.clip import normalize
 from openseg_jax.models.segclip import Encoded, SegCLIP
 from openseg_jax.ops.resize import resize
@@ -130,39 +138,17 @@ class Reader:
         region = jax.nn.one_hot(fine.argmax(axis=1), soft.shape[1], axis=1, dtype=jnp.float32)
         return scores, region
 
-    def side(self, work: tuple[Any, Any]) -> tuple[int, int]:
-        """Returns the (h, w) of a window."""
-        return work if self.plan.whole else (self.plan.crop, self.plan.crop)
-
-    def windows(self, size: tuple[int, int]) -> list[tuple[int, int]]:
-        """Lists where the windows of an image of `size` begin, row by row."""
-        work = self.plan.work_size(*size)
-        starts = [[start(self.plan, i, n) for i in range(window_count(self.plan, n))] for n in work]
-        return [(y, x) for y in starts[0] for x in starts[1]]
-
-    def cut(self, image: UInt8[Array, "B H W 3"]) -> UInt8[Array, "B N h w 3"]:
-        """Resizes images and cuts all their windows."""
-        size = (image.shape[1], image.shape[2])
-        work = self.plan.work_size(*size)
-        whole = jax.vmap(lambda x: pixels_at(x, size, work, (0, 0), work))(image)
-        side, cuts = self.side(work), []
-        for y, x in self.windows(size):
-            rows = np.clip(y + np.arange(side[0]), 0, work[0] - 1)
-            columns = np.clip(x + np.arange(side[1]), 0, work[1] - 1)
-            cuts.append(whole[:, rows][:, :, columns])
-        return jnp.stack(cuts, axis=1)
-
     def dense(
         self, params: Params, image: UInt8[Array, "B H W 3"], text: SegClipText
     ) -> Float[Array, "B C+1 H W"]:
         """Scores each pixel of images that fill their canvas: background first, then classes."""
         size = (image.shape[1], image.shape[2])
-        work, cuts = self.plan.work_size(*size), self.cut(image)
+        work, cuts = self.plan.work_size(*size), cut_windows(self.plan, image)
         scores, region = self.window_scores(params, cuts.reshape(-1, *cuts.shape[2:]), text)
         count = cuts.shape[1]
         scores, region = (x.reshape(-1, count, *x.shape[1:]) for x in (scores, region))
         total: Any = 0.0
-        for index, at in enumerate(self.windows(size)):
+        for index, at in enumerate(window_starts(self.plan, size)):
             total = total + self._lay(scores[:, index], region[:, index], size, size, work, at)
         return total
 
@@ -243,7 +229,7 @@ class SegClip:
         self.clip, self.config, self.dtype = clip, config, dtype
         described, self._all = segclip_of(clip)
         self.reader = Reader(
-            SegCLIP(described, dtype=jnp.dtype(dtype)), make_plan(config, described.clip.vision),
+            SegCLIP(described, dtype=jnp.dtype(dtype)), config.plan(described.clip.vision),
             clip.preprocess.mean, clip.preprocess.std, config.top_classes, config.bg_threshold,
         )  # fmt: skip
         self._texts: dict[Any, SegClipText] = {}
@@ -315,12 +301,7 @@ class SegClip:
     ) -> Masks:
         rows = []
         for canvas, exists in zip(image, valid, strict=True):
-            h, w = int(exists.any(axis=1).sum()), int(exists.any(axis=0).sum())
-            if h * w == 0 or exists.sum() != h * w or not exists[:h, :w].all():
-                raise expected(
-                    "valid", "a rectangle at the top left", "another shape",
-                    "put each image at the top left of the canvas",
-                )  # fmt: skip
+            h, w = true_size(exists)
             masks = _segment(self.reader, params, canvas[None, :h, :w], text)
             more = [(0, 0), (0, 0), (0, canvas.shape[0] - h), (0, canvas.shape[1] - w)]
             rows.append(dataclasses.replace(masks, probs=jnp.pad(masks.probs, more)))

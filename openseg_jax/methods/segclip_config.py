@@ -1,4 +1,4 @@
-"""SegCLIP's settings, and how large an image and its windows are."""
+"""SegCLIP's settings."""
 
 from __future__ import annotations
 
@@ -6,15 +6,12 @@ import dataclasses
 import importlib
 from typing import Any
 
-import jax.numpy as jnp
-
 from openseg_jax.errors import UserError, expected, unknown_name
+from openseg_jax.methods.windows import MODES, Plan, make_plan
 from openseg_jax.models.variants import VisionConfig
 from openseg_jax.text.prompts import templates as template_set
 
-__all__ = ["Plan", "SegClipConfig", "configure", "make_plan", "presets"]
-
-MODES = ("slide", "whole")
+__all__ = ["SegClipConfig", "configure", "presets"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,69 +60,12 @@ class SegClipConfig:
         if threshold is not None and not 0 <= threshold <= 1:
             raise expected("bg_threshold", "0 to 1, or None", str(threshold), "try 0.8")
 
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """Sizes of one model and configuration, in pixels; hashable.
-
-    Attributes:
-        patch: of the model. crop, stride: of the windows. short, long: of the resized image.
-        whole: one window of the whole image instead.
-    """
-
-    patch: int
-    crop: int
-    stride: int
-    short: int
-    long: int
-    whole: bool
-
-    @property
-    def most_windows(self) -> int:
-        """Windows of the longest image there can be."""
-        return max(-(-(self.long - self.crop) // self.stride), 0) + 1
-
-    def work_size(self, height: Any, width: Any) -> tuple[Any, Any]:
-        """Returns (h, w) of an image after resizing; for traced numbers too.
-
-        The short side becomes `short` unless the long one would exceed `long`; sides round half
-        up. In whole mode they become multiples of the patch, so that no pixel is dropped.
-
-        Source: mmseg's `Resize(img_scale=(long, short), keep_ratio=True)`.
-        """
-        if isinstance(height, int) and isinstance(width, int):
-            low, high = min(height, width), max(height, width)
-            up, down = (self.short, low) if self.short * high <= self.long * low else \
-                (self.long, high)  # fmt: skip
-            size = [(2 * side * up + down) // (2 * down) for side in (height, width)]
-            if self.whole:
-                size = [max(round(s / self.patch), 1) * self.patch for s in size]
-            return max(size[0], 1), max(size[1], 1)
-        low, high = jnp.minimum(height, width), jnp.maximum(height, width)
-        fits = self.short * high <= self.long * low
-        up, down = jnp.where(fits, self.short, self.long), jnp.where(fits, low, high)
-        sides = ((2 * side * up + down) // (2 * down) for side in (height, width))
-        h, w = (jnp.maximum(side, 1) for side in sides)
-        return h, w
-
-
-def make_plan(config: SegClipConfig, vision: VisionConfig) -> Plan:
-    """Fills the sizes that a configuration leaves to the model.
-
-    Raises:
-        UserError: for a crop that is not a multiple of the patch, or a stride beyond it.
-    """
-    crop = config.crop or vision.image_size
-    stride, short = config.stride or crop, config.short_side or crop
-    if crop % vision.patch_size:
-        raise expected(
-            "crop", f"a multiple of the patch of {vision.patch_size} pixels", str(crop), "round it"
-        )
-    if stride > crop:
-        raise expected("stride", f"at most the crop of {crop}", str(stride), "leave no gaps")
-    if config.long_side < short:
-        raise expected("long_side", f"at least {short}", str(config.long_side), "enlarge it")
-    return Plan(vision.patch_size, crop, stride, short, config.long_side, config.mode == "whole")
+    def plan(self, vision: VisionConfig) -> Plan:
+        """Fills the sizes that are left to the model; raises UserError where they cannot be."""
+        return make_plan(
+            vision, mode=self.mode, crop=self.crop, stride=self.stride, short_side=self.short_side,
+            long_side=self.long_side,
+        )  # fmt: skip
 
 
 def configure(**settings: Any) -> SegClipConfig:

@@ -22,6 +22,7 @@ import numpy as np
 from openseg_jax.methods.segclip import SegClip
 from openseg_jax.methods.segclip_config import configure
 from openseg_jax.methods.segclip_texts import from_embeddings
+from openseg_jax.methods.windows import window_starts
 from openseg_jax.models.segclip import SegCLIP, SegCLIPConfig
 from openseg_jax.models.variants import Preprocess, variant
 from openseg_jax.tasks.segclip import FROZEN, SegClipTask
@@ -66,7 +67,7 @@ def bench_image(segclip: SegClip, args: argparse.Namespace) -> None:
     rows = rng.normal(size=(args.classes - 1, segclip.clip.config.embed_dim)).astype(np.float32)
     text = from_embeddings(rows / np.linalg.norm(rows, axis=1, keepdims=True))
     image = picture(*args.size)[None]
-    windows = len(segclip.reader.windows(tuple(args.size)))
+    windows = len(window_starts(segclip.reader.plan, tuple(args.size)))
 
     def run() -> Any:
         return segclip.segment(segclip.params, image, text).probs

@@ -12,9 +12,9 @@ from openseg_jax.cli import main as cli
 from openseg_jax.errors import UserError
 from openseg_jax.methods.base import Segmenter, load_segmenter
 from openseg_jax.methods.segclip import region_scores
-from openseg_jax.methods.segclip_config import configure, make_plan, presets
+from openseg_jax.methods.segclip_config import configure, presets
 from openseg_jax.methods.segclip_texts import from_embeddings
-from openseg_jax.methods.segclip_windows import back, start, window_count
+from openseg_jax.methods.windows import back, start, window_count
 from openseg_jax.models.segclip import SegCLIPConfig
 from openseg_jax.models.variants import CLIPConfig, Preprocess, TextConfig, VisionConfig
 from openseg_jax.ops.masks import to_label_map
@@ -83,7 +83,7 @@ def test_settings_are_checked():
     vision = CONFIG.clip.vision
     for wrong in ({"crop": 30}, {"stride": 40}, {"long_side": 16}):
         with pytest.raises(UserError):
-            make_plan(configure(**wrong), vision)
+            configure(**wrong).plan(vision)
     assert [presets(name)["bg_threshold"] for name in ("voc", "context", "coco")] == [
         0.8, 0.25, 0.65,
     ]  # fmt: skip
@@ -93,7 +93,7 @@ def test_settings_are_checked():
 
 @pytest.mark.parametrize("size", [(48, 40), (37, 90), (32, 32), (20, 33), (33, 700)])
 def test_windows_bring_the_whole_image_back(size):
-    plan = make_plan(configure(stride=24, long_side=320), CONFIG.clip.vision)
+    plan = configure(stride=24, long_side=320).plan(CONFIG.clip.vision)
     traced = jax.jit(plan.work_size)(*(np.int32(n) for n in size))
     work = plan.work_size(*size)
     assert work == tuple(int(n) for n in traced) and max(work) <= 320

@@ -9,6 +9,7 @@ import pytest
 from openseg_jax.methods.segclip import SegClip
 from openseg_jax.methods.segclip_config import configure
 from openseg_jax.methods.segclip_texts import from_embeddings, mean_of_prompts
+from openseg_jax.methods.windows import cut_windows, window_starts
 from openseg_jax.models.segclip import SegCLIP
 from openseg_jax.models.variants import Preprocess
 from openseg_jax.ops.masks import to_label_map
@@ -84,10 +85,10 @@ def test_segclip_golden_windows(scene):
     image = rgb(given)
     height, width = want["input"].shape[2:]
     assert reader.plan.work_size(*image.shape[1:3]) == (height, width)
-    cuts = np.asarray(reader.cut(image))
+    cuts = np.asarray(cut_windows(reader.plan, image))
     mean, std = (255 * np.asarray(v, np.float32) for v in (reader.mean, reader.std))
     resized = np.moveaxis(want["input"][0], 0, -1)
-    starts = reader.windows(image.shape[1:3])
+    starts = window_starts(reader.plan, image.shape[1:3])
     names = sorted((k for k in want if re.fullmatch(r"window\d+", k)), key=lambda k: int(k[6:]))
     assert len(starts) == len(names)
     side = cuts.shape[2:4]
