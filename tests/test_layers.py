@@ -26,7 +26,10 @@ RANKS = {
     "cli": 6, "web": 6, "compat": 6,
 }  # fmt: skip
 # Within their rank: what may be used by its neighbours, and nothing else.
-ALLOWED = {("errors", "types"), ("files", "errors"), ("weights", "text"), ("classify", "api")}
+ALLOWED = {
+    ("errors", "types"), ("files", "errors"), ("weights", "text"), ("classify", "api"),
+    ("eval", "api"),
+}  # fmt: skip
 FORBIDDEN_LIBRARIES = {"torch", "tensorflow", "torchvision", "detectron2", "mmcv", "pydensecrf"}
 
 
