@@ -55,7 +55,12 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["openseg_jax", "openseg_jax.*"])
-    + ["openseg_jax.configs", "openseg_jax.data"],
+    + [
+        "openseg_jax.configs",
+        "openseg_jax.data",
+        "openseg_jax.data.prepare",
+        "openseg_jax.data.builders",
+    ],
     package_dir={"openseg_jax.configs": "configs", "openseg_jax.data": "data"},
     package_data={
         "openseg_jax": ["py.typed"],

@@ -33,20 +33,20 @@ class Found:
     files: tuple[tuple[str, Path, Path], ...]
 
 
-def find(facts: DataSet, root: Path, styles: tuple[str, ...] = ()) -> Found:
+def find(facts: DataSet, root: Path, *, whole: bool = False) -> Found:
     """Looks for a data set in the layouts that are known.
 
     Args:
         facts: the data set.
         root: folder to search in.
-        styles: of layouts to look for; () takes all, most specific first.
+        whole: leave out layouts that lack the background.
 
     Raises:
         UserError: when no layout is there, or one is there with files missing.
     """
     half = ""
     for layout in facts.layouts:
-        if styles and layout.style not in styles:
+        if whole and layout.lacks_background:
             continue
         labels = find_path(root, layout.labels, layout.label_end, layout.not_ends)
         images = find_path(root, layout.images, layout.image_end)

@@ -107,21 +107,7 @@ class LabelledSet:
 
     def read_labels(self, index: int) -> Int[np.ndarray, "H W"]:
         """Reads the labels alone, see `read`."""
-        item = self.items[index]
-        values = read_label_map(item.labels)
-        table = self._table
-        top = len(table) - 1
-        strange = values[(values < 0) | (values > top)]
-        if not strange.size:
-            labels = table[values]
-            if not (labels == UNKNOWN).any():
-                return labels
-            strange = values[labels == UNKNOWN]
-        raise expected(
-            f"{item.labels}", self._allowed(), f"{int(strange.flat[0])} at {strange.size} pixels",
-            f"the file does not belong to {self.name} in the {self.layout} layout, or is damaged: "
-            "replace it, or correct the folder or the class list",
-        )  # fmt: skip
+        return read_classes(self.items[index].labels, self._table, f"{self.name} ({self.layout})")
 
     @functools.cached_property
     def _table(self) -> Int[np.ndarray, "V"]:
@@ -130,11 +116,37 @@ class LabelledSet:
         count = len(self.classes)
         return value_table({i: i for i in range(count)}, [ignore_value(count)])
 
-    def _allowed(self) -> str:
-        known = np.flatnonzero(self._table >= 0)
-        other = np.flatnonzero(self._table == IGNORE)
-        rest = f" or {', '.join(map(str, other))} (not labelled)" if other.size else ""
-        return f"labels from {known.min()} to {known.max()}{rest}"
+
+def read_classes(path: Path, table: Int[np.ndarray, "V"], owner: str) -> Int[np.ndarray, "H W"]:
+    """Reads a label map and turns its values into classes.
+
+    Args:
+        path: the file.
+        table: value -> class, `IGNORE` or `UNKNOWN`.
+        owner: the data set and layout, for the message.
+
+    Returns:
+        Int32[H W] of classes or `IGNORE`.
+
+    Raises:
+        UserError: naming the file, when it is missing or damaged or has a value that is unknown.
+    """
+    values = read_label_map(path)
+    if values.min(initial=0) >= 0 and values.max(initial=0) < len(table):
+        labels = table[values]
+        if labels.min(initial=0) != UNKNOWN:
+            return labels
+        strange = values[labels == UNKNOWN]
+    else:
+        strange = values[(values < 0) | (values >= len(table))]
+    known, other = np.flatnonzero(table >= 0), np.flatnonzero(table == IGNORE)
+    rest = f" or {', '.join(map(str, other))} (not labelled)" if other.size else ""
+    raise expected(
+        str(path), f"labels from {known.min()} to {known.max()}{rest}",
+        f"{int(strange.flat[0])} at {strange.size} pixels",
+        f"the file does not belong to {owner}, or is damaged: replace it, or correct the folder "
+        "or the class list",
+    )  # fmt: skip
 
 
 def ignore_value(classes: int) -> int:

@@ -1,0 +1,1 @@
+"""Preparing data sets: from official archives to label maps that evaluation reads."""
