@@ -20,7 +20,7 @@ from openseg_jax.errors import UserError, unknown_name
 from openseg_jax.inputs.data_sets import data_set
 from openseg_jax.types import Int
 
-__all__ = ["RECIPES", "Archive", "Job", "Recipe", "described", "recipe", "said"]
+__all__ = ["RECIPES", "Archive", "Job", "Made", "Recipe", "described", "recipe", "said"]
 
 RECIPES = {
     "voc": "openseg_jax.data.prepare.label_maps:VOC",
@@ -28,6 +28,12 @@ RECIPES = {
     "coco_stuff": "openseg_jax.data.prepare.label_maps:COCO_STUFF",
     "ade": "openseg_jax.data.prepare.label_maps:ADE",
     "cityscapes": "openseg_jax.data.prepare.label_maps:CITYSCAPES",
+    "context459": "openseg_jax.data.prepare.context459:RECIPE",
+    "coco_object": "openseg_jax.data.prepare.coco_object:RECIPE",
+    "ade847": "openseg_jax.data.prepare.ade847:RECIPE",
+    "refcoco": "openseg_jax.data.prepare.refcoco:REFCOCO",
+    "refcoco+": "openseg_jax.data.prepare.refcoco:REFCOCO_PLUS",
+    "refcocog": "openseg_jax.data.prepare.refcoco:REFCOCOG",
 }
 """Data set -> "module:attribute" of its recipe; imported when asked for."""
 
@@ -51,6 +57,22 @@ class Job:
 
 
 @dataclasses.dataclass(frozen=True)
+class Made:
+    """Labels with a picture of their own, for sets that are evaluated on changed pictures.
+
+    Attributes:
+        labels: Int[H W] of classes or -1.
+        picture: a JPEG file of the same size.
+    """
+
+    labels: Int[np.ndarray, "H W"]
+    picture: bytes
+
+
+Result = Int[np.ndarray, "H W"] | Made | Mapping[str, Any] | None
+
+
+@dataclasses.dataclass(frozen=True)
 class Recipe:
     """How a data set is prepared.
 
@@ -67,8 +89,10 @@ class Recipe:
         get: where its files come from, for people.
         archives: that may lie in the root, to be unpacked.
         examples: lists the jobs, in order; raises UserError that says what is missing.
-        make: job to Int[H W] of classes or -1 ("not labelled"); None leaves the picture out. Runs
-            in other processes: `examples` and `make` are functions of a module.
+        make: job to Int[H W] of classes or -1 ("not labelled"), or `Made`; None leaves the picture
+            out. For referring sets, to what the item's row holds: height, width, mask. Runs in
+            other processes: `examples` and `make` are functions of a module.
+        splits: of a referring set, with the published numbers of objects and of pictures.
     """
 
     name: str
@@ -83,7 +107,8 @@ class Recipe:
     get: str
     archives: tuple[Archive, ...]
     examples: Callable[[Path], Sequence[Job]]
-    make: Callable[[Job], Int[np.ndarray, "H W"] | None]
+    make: Callable[[Job], Result]
+    splits: Mapping[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
 
 
 def recipe(name: str) -> Recipe:
@@ -113,7 +138,7 @@ def described(
     name: str,
     archives: tuple[Archive, ...],
     examples: Callable[[Path], Sequence[Job]],
-    make: Callable[[Job], Int[np.ndarray, "H W"] | None],
+    make: Callable[[Job], Result],
 ) -> Recipe:
     """Makes the recipe of a data set whose facts `inputs.data_sets` knows."""
     facts = data_set(name)

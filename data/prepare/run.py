@@ -8,10 +8,12 @@ is put in place as a whole:
 | prepared/NAME/dataset.json | format, classes, source, licence, counts, label histogram, hash |
 | prepared/NAME/items.jsonl | a row for each picture: paths, size, hash of its label map |
 | prepared/NAME/labels/*.png | classes; 8 bits and 255, or 16 bits and 65535, for "not labelled" |
+| prepared/NAME/images/*.jpg | pictures, for the sets that are evaluated on changed ones |
 | prepared/.NAME.partial | work of a run that is under way, or was killed: the next one goes on |
 | unpacked/ARCHIVE/ | archives that were found in the root, unpacked |
 
-Pictures are not copied. A run that fails leaves nothing of its own behind.
+Other pictures are not copied. Referring sets have their masks in items.jsonl. A run that fails
+leaves nothing of its own behind.
 """
 
 from __future__ import annotations
@@ -29,15 +31,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from openseg_jax.data.prepare import work
+from openseg_jax.data.prepare import pool, work
 from openseg_jax.data.prepare.archives import Tell, unpack
 from openseg_jax.data.prepare.base import Job, Recipe, recipe, said
 
 from openseg_jax.errors import UserError
 from openseg_jax.files import atomic_write
+from openseg_jax.inputs import referring_set
 from openseg_jax.inputs.labelled_set import FORMAT, ignore_value
 
-__all__ = ["Prepared", "cores", "prepare"]
+__all__ = ["Prepared", "prepare"]
 
 _JOURNAL = "done.jsonl"
 
@@ -99,23 +102,17 @@ def prepare(
         return dataclasses.replace(found, seconds=time.monotonic() - start)
     with _partial(final) as folder:
         jobs = _jobs(chosen, root, tell)[:limit]
-        rows, made = _run(chosen, root, folder, jobs, workers or cores(), tell)
+        rows, made = _run(chosen, root, folder, jobs, workers or pool.cores(), tell)
         _finish(chosen, folder, rows, len(jobs) - len(rows), limit)
         _replace(folder, final)
     return Prepared(final, len(rows), made, len(jobs) - len(rows), time.monotonic() - start)
 
 
-def cores() -> int:
-    """Counts the cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def _was_there(final: Path, limit: int | None) -> Prepared | None:
     try:
         head = json.loads((final / "dataset.json").read_text(encoding="utf-8"))
-        if head["format"] == FORMAT and head["limited"] in (None, limit):
+        known = head["format"] in (FORMAT, referring_set.FORMAT)
+        if known and head["limited"] in (None, limit):
             return Prepared(final, head["count"], 0, head["skipped"], 0.0, was_there=True)
     except (OSError, ValueError, KeyError, TypeError):
         pass
@@ -200,7 +197,7 @@ def _run(
             journal.flush()
             tell(f"preparing {chosen.name}", len(done) / len(jobs))
     rows = [done[job.name] for job in jobs]
-    return [row for row in rows if row["labels"]], len(rows) - kept
+    return [row for row in rows if row["labels"] != ""], len(rows) - kept
 
 
 def _resumable(folder: Path, root: Path, jobs: Sequence[Job]) -> dict[str, dict[str, Any]]:
@@ -220,7 +217,8 @@ def _resumable(folder: Path, root: Path, jobs: Sequence[Job]) -> dict[str, dict[
                 done[name] = row
     # What a stopped run wrote for other jobs must not become part of the result.
     keep = {row["labels"] for row in done.values()}
-    for path in (folder / "labels").rglob("*"):
+    keep |= {_own_picture(row, folder) for row in done.values()}
+    for path in (*(folder / "labels").rglob("*"), *(folder / "images").rglob("*")):
         if path.is_file() and path.relative_to(folder).as_posix() not in keep:
             path.unlink()
     with atomic_write(journal) as aside:
@@ -228,31 +226,57 @@ def _resumable(folder: Path, root: Path, jobs: Sequence[Job]) -> dict[str, dict[
     return done
 
 
+def _own_picture(row: dict[str, Any], folder: Path) -> str:
+    """The path of a picture that was written for the row, within the folder; "" for none."""
+    own = f"prepared/{folder.name.removeprefix('.').removesuffix('.partial')}/"
+    return row["image"].removeprefix(own) if row["image"].startswith(own) else ""
+
+
 def _finish(
     chosen: Recipe, folder: Path, rows: list[dict[str, Any]], skipped: int, limit: int | None
 ) -> None:
     if not rows:
         raise UserError(f"{chosen.name}: no picture has labels; check the files that were given")
-    histogram = np.zeros(len(chosen.classes) + 1, np.int64)  # the last is "not labelled"
-    lines = []
-    for row in rows:
-        histogram[[int(index) for index in row["pixels"]]] += list(row["pixels"].values())
-        lines.append(json.dumps({k: v for k, v in row.items() if k not in ("pixels", "key")}))
+    left_out = ("pixels", "key") if chosen.task == "semantic" else ("labels", "key")
+    lines = (json.dumps({k: v for k, v in row.items() if k not in left_out}) for row in rows)
     items = ("\n".join(lines) + "\n").encode()
     head = {
-        "format": FORMAT, "name": chosen.name, "title": chosen.title, "task": chosen.task,
-        "vocabulary": chosen.vocabulary, "classes": chosen.classes,
-        "background": chosen.background, "ignore": ignore_value(len(chosen.classes)),
-        "count": len(rows), "published": chosen.counts, "skipped": skipped, "limited": limit,
-        "source": chosen.source, "licence": chosen.licence,
-        "sha256": hashlib.sha256(items).hexdigest(), "histogram": histogram[:-1].tolist(),
-        "not_labelled": int(histogram[-1]),
+        "format": FORMAT if chosen.task == "semantic" else referring_set.FORMAT,
+        "name": chosen.name, "title": chosen.title, "task": chosen.task, "count": len(rows),
+        "skipped": skipped, "limited": limit, "source": chosen.source, "licence": chosen.licence,
+        "sha256": hashlib.sha256(items).hexdigest(),
+        **(_of_classes if chosen.task == "semantic" else _of_splits)(chosen, rows),
     }  # fmt: skip
     with atomic_write(folder / "items.jsonl") as aside:
         aside.write_bytes(items)
     with atomic_write(folder / "dataset.json") as aside:
         aside.write_text(json.dumps(head, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     (folder / _JOURNAL).unlink()
+
+
+def _of_classes(chosen: Recipe, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    histogram = np.zeros(len(chosen.classes) + 1, np.int64)  # the last is "not labelled"
+    for row in rows:
+        histogram[[int(index) for index in row["pixels"]]] += list(row["pixels"].values())
+    return {
+        "vocabulary": chosen.vocabulary, "classes": chosen.classes,
+        "background": chosen.background, "ignore": ignore_value(len(chosen.classes)),
+        "published": chosen.counts, "histogram": histogram[:-1].tolist(),
+        "not_labelled": int(histogram[-1]),
+    }  # fmt: skip
+
+
+def _of_splits(chosen: Recipe, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    splits = {}
+    for split in dict.fromkeys(row["split"] for row in rows):
+        mine = [row for row in rows if row["split"] == split]
+        objects, pictures = chosen.splits.get(split, (None, None))
+        splits[split] = {
+            "count": len(mine), "published": [objects] if objects else [],
+            "pictures": len({row["image"] for row in mine}), "published_pictures": pictures,
+            "texts": sum(len(row["texts"]) for row in mine),
+        }  # fmt: skip
+    return {"splits": splits}
 
 
 def _replace(folder: Path, final: Path) -> None:

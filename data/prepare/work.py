@@ -2,35 +2,28 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import dataclasses
 import functools
 import hashlib
 import io
-import itertools
-import multiprocessing
 import os
-import signal
-from collections.abc import Iterator, Sequence
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from openseg_jax.data.prepare.base import Job, Recipe, recipe, said
+from openseg_jax.data.prepare import pool
+from openseg_jax.data.prepare.base import Job, Made, Recipe, recipe, said
 from PIL import Image
 
 from openseg_jax.errors import UserError, describe, expected
 from openseg_jax.inputs.labelled_set import ignore_value
 from openseg_jax.types import Int
 
-__all__ = ["Where", "encode", "key", "run", "sha256"]
+__all__ = ["Where", "do", "encode", "key", "picture_sizes", "run", "sha256"]
 
 Row = dict[str, Any]
 
-_FEW = 32  # so many jobs are done before processes have started
-_CHUNK = 8  # jobs that go to a worker at a time
-_AHEAD = 4  # chunks that wait for each worker
 _ORIENTATION = 0x0112
 # Label maps have long runs; the fastest level makes them a fifth larger than the default and
 # takes a third of the time.
@@ -58,57 +51,12 @@ def run(where: Where, jobs: Sequence[Job], workers: int) -> Iterator[list[Row]]:
     Args:
         where: recipe and folders.
         jobs: to do.
-        workers: processes; with 1, or few jobs, everything happens in this one.
+        workers: processes, see `pool.run`.
 
     Raises:
         UserError: the first that a job raises.
     """
-    chunks = [jobs[i : i + _CHUNK] for i in range(0, len(jobs), _CHUNK)]
-    if workers == 1 or len(jobs) <= _FEW:
-        for chunk in chunks:
-            yield [do(where, job) for job in chunk]
-        return
-    pool = concurrent.futures.ProcessPoolExecutor(
-        min(workers, len(chunks)), mp_context=_context(), initializer=_start
-    )
-    try:
-        rest = iter(chunks)
-        waiting = {
-            pool.submit(_chunk, where, chunk) for chunk in itertools.islice(rest, _AHEAD * workers)
-        }
-        while waiting:
-            done, waiting = concurrent.futures.wait(
-                waiting, return_when=concurrent.futures.FIRST_COMPLETED
-            )
-            for chunk in itertools.islice(rest, len(done)):
-                waiting.add(pool.submit(_chunk, where, chunk))
-            for future in done:
-                yield future.result()
-    except BrokenProcessPool as error:
-        raise UserError(
-            "a worker process was killed, probably for lack of memory; run the same command "
-            "with --workers 1"
-        ) from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _context() -> Any:
-    # Never fork: the caller may run threads (JAX does) whose locks a fork would copy locked.
-    name = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-    context = multiprocessing.get_context(name)
-    if name == "forkserver":
-        context.set_forkserver_preload([__name__])
-    return context
-
-
-def _start() -> None:
-    # Ctrl-C reaches the whole group; the parent decides what it means.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _chunk(where: Where, jobs: Sequence[Job]) -> list[Row]:
-    return [do(where, job) for job in jobs]
+    yield from pool.run(functools.partial(do, where), jobs, workers)
 
 
 @functools.cache
@@ -121,18 +69,30 @@ def do(where: Where, job: Job) -> Row:
 
     Returns:
         the item's row, with `pixels` (class -> pixels, C is "not labelled") and `key` besides;
-        `labels` is "" where the recipe leaves the picture out.
+        `labels` is "" where the recipe leaves the picture out. A referring set's row holds the
+        mask itself; its `labels` is None.
 
     Raises:
         UserError: naming the file.
     """
     chosen = _recipe(where.recipe)
     try:
-        labels = chosen.make(job)
+        made = chosen.make(job)
         row: Row = {"name": job.name, "image": _relative(job.image, where.root), "labels": ""}
-        if labels is None:
+        if made is None:
             return row | {"key": key(job, where.root)}
-        height, width = _check(chosen, job, labels)
+        if isinstance(made, Mapping):
+            _check_size(job.image, (made["height"], made["width"]))
+            return row | {"labels": None, **job.extra, **made, "key": key(job, where.root)}
+        if isinstance(made, Made):
+            labels, path = made.labels, f"images/{job.name}.jpg"
+            _write(where.folder / path, made.picture)
+            row["image"] = f"prepared/{where.recipe}/{path}"
+            height, width = _check(chosen, job, labels)
+        else:
+            labels = made
+            height, width = _check(chosen, job, labels)
+            _check_size(job.image, labels.shape)
         data, pixels = encode(labels, len(chosen.classes))
         path = f"labels/{job.name}.png"
         _write(where.folder / path, data)
@@ -201,16 +161,19 @@ def _check(chosen: Recipe, job: Job, labels: Any) -> tuple[int, int]:
             f"{job.image}", f"labels below {len(chosen.classes)}", str(high if low >= -1 else low),
             f"the label map of {job.name} does not belong to {chosen.title}; unpack it again",
         )  # fmt: skip
-    size = _size(job.image)
-    if labels.shape not in size:
-        raise UserError(
-            f"{job.image}: expected the size of its labels, {labels.shape[1]}x{labels.shape[0]}, "
-            f"got {size[0][1]}x{size[0][0]}; the two are not of one picture: unpack them again"
-        )
     return int(labels.shape[0]), int(labels.shape[1])
 
 
-def _size(path: Path) -> tuple[tuple[int, int], ...]:
+def _check_size(image: Path, size: tuple[int, ...]) -> None:
+    found = picture_sizes(image)
+    if tuple(size) not in found:
+        raise UserError(
+            f"{image}: expected the size of its labels, {size[1]}x{size[0]}, "
+            f"got {found[0][1]}x{found[0][0]}; the two are not of one picture: unpack them again"
+        )
+
+
+def picture_sizes(path: Path) -> tuple[tuple[int, int], ...]:
     """(height, width) of a picture as stored, and as shown where its EXIF block turns it."""
     try:
         with Image.open(path) as picture:
