@@ -124,7 +124,12 @@ def steps(history: Sequence[tuple[Sequence[str], Sequence[str]]]) -> str:
 
 
 def write_page(
-    path: str | os.PathLike[str], title: str, parts: Iterable[str], *, footer: str = ""
+    path: str | os.PathLike[str],
+    title: str,
+    parts: Iterable[str],
+    *,
+    footer: str = "",
+    head: str = "",
 ) -> Path:
     """Writes the page.
 
@@ -133,6 +138,7 @@ def write_page(
         title: of the page.
         parts: from the functions above, in order.
         footer: plain text at the end, e.g. where the numbers come from.
+        head: HTML for the head, e.g. a style of the page's own.
     Returns:
         the path.
     Raises:
@@ -142,7 +148,7 @@ def write_page(
     text = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{name}</title><style>{_STYLE}</style></head><body><h1>{name}</h1>"
+        f"<title>{name}</title><style>{_STYLE}</style>{head}</head><body><h1>{name}</h1>"
         f"{''.join(parts)}"
         f'<footer><p class="faint">{html.escape(footer)}</p></footer></body></html>\n'
     )

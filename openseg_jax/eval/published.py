@@ -48,6 +48,7 @@ class Published:
         backbone, settings: what else it depends on.
         title, url, where: of the source, and the place in it.
         read: "itself", or who quotes the source.
+        forgets_missed: the number does not count pixels that the method gave to no class.
     """
 
     benchmark: str
@@ -63,6 +64,7 @@ class Published:
     url: str
     where: str
     read: str
+    forgets_missed: bool = False
 
     @property
     def source(self) -> str:
@@ -87,6 +89,7 @@ def published_numbers() -> tuple[Published, ...]:
                 printed=printed,
                 settings=row["settings"],
                 where=row["where"],
+                forgets_missed=benchmark in row.get("forgets_missed", ()),
                 **shared,
                 **source,
             )

@@ -29,7 +29,7 @@ def semantic(*, seed=0, classes=5, missed=True, **changes) -> Result:
         "rows": (ImageRow("a/1", 0.1 + 0.2, 7), ImageRow("ü", float("nan"), 0)),
         "provenance": {"weights": "abc", "nested": {"x": (1, np.int64(2))}},
         "timings": {"total": 1 / 3, "device": float("nan")},
-        "missed": rng.integers(0, 9, classes) if missed else None,
+        "missed": rng.integers(0, 9, classes) if missed is True else missed,
     }
     return Result(**{**fields, **changes})
 
@@ -43,7 +43,7 @@ def referring() -> ReferringResult:
     return ReferringResult("refcoco_val", "car", "m", rows, {"rule": "x"}, {"total": 2.5})
 
 
-@pytest.mark.parametrize("one", [semantic(), semantic(missed=False, unseen=None), referring()])
+@pytest.mark.parametrize("one", [semantic(), semantic(missed=None, unseen=None), referring()])
 def test_a_result_goes_to_json_and_back_exactly(one):
     text = json.dumps(one.to_json(), allow_nan=False)
     back = result_from_json(json.loads(text))
@@ -71,7 +71,7 @@ def test_missed_pixels_are_misses_unless_forgotten():
 
 
 def test_a_split_counts_the_same_with_and_without_an_empty_column():
-    plain = semantic(missed=False)
+    plain = semantic(missed=None)
     zero = Result(**{**vars(plain), "missed": np.zeros(len(plain.classes), int)})
     for convention in ("gt", "union", "all"):
         assert plain.split_metrics(convention) == zero.split_metrics(convention)
