@@ -28,7 +28,7 @@ RANKS = {
 # Within their rank: what may be used by its neighbours, and nothing else.
 ALLOWED = {
     ("errors", "types"), ("files", "errors"), ("weights", "text"), ("classify", "api"),
-    ("eval", "api"),
+    ("eval", "api"), ("eval", "report"),
 }  # fmt: skip
 FORBIDDEN_LIBRARIES = {"torch", "tensorflow", "torchvision", "detectron2", "mmcv", "pydensecrf"}
 
