@@ -61,8 +61,12 @@ def _is_ours_or_matters(record: Any) -> bool:
     return record.levelno > INFO or f"{os.sep}openseg_jax{os.sep}" in record.pathname
 
 
-def load_config(text: str) -> ConfigDict:
+def load_config(text: str, package: str = "openseg_jax.configs") -> ConfigDict:
     """Loads `path/to/name.py[:arg]` or `name[:arg]` from the installed configs.
+
+    Args:
+        text: the file or name, with its argument.
+        package: of the configs; its `base` has every key.
 
     Raises:
         UserError: for a file that is not there, has no `get_config`, or sets an unknown key.
@@ -77,11 +81,11 @@ def load_config(text: str) -> ConfigDict:
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
     else:
-        folder = Path(importlib.import_module("openseg_jax.configs").__path__[0])
+        folder = Path(importlib.import_module(package).__path__[0])
         known = sorted(p.stem for p in folder.glob("*.py") if p.stem not in ("__init__", "base"))
         if where not in known:
             unknown_name(where, known, "config")
-        module = importlib.import_module(f"openseg_jax.configs.{where}")
+        module = importlib.import_module(f"{package}.{where}")
     if not hasattr(module, "get_config"):
         raise UserError(f"{where}: expected a function get_config(arg), got none; add it")
     try:
@@ -91,20 +95,25 @@ def load_config(text: str) -> ConfigDict:
     except (AttributeError, KeyError) as error:
         # ConfigDict words its complaint over many lines; the first says which key.
         raise UserError(
-            f"{where}: {str(error).splitlines()[0]}; keys are those of configs/base.py"
+            f"{where}: {str(error).splitlines()[0]}; keys are those of {_base(package)}"
         ) from error
-    lacking = sorted(set(base_config().keys()) - set(config.keys()))
+    lacking = sorted(set(base_config(package).keys()) - set(config.keys()))
     if lacking:
+        kind = "an evaluation's" if package.endswith(".eval") else "a training"
         raise UserError(
-            f"{where}: expected a training config, got none of {', '.join(lacking[:4])}; "
-            "start from configs/base.py"
+            f"{where}: expected {kind} config, got none of {', '.join(lacking[:4])}; "
+            f"start from {_base(package)}"
         )
     return config
 
 
-def base_config() -> ConfigDict:
-    """Returns `configs/base.py`'s defaults: every key that there is."""
-    return importlib.import_module("openseg_jax.configs.base").get_config()
+def base_config(package: str = "openseg_jax.configs") -> ConfigDict:
+    """Returns the defaults of `configs/base.py`, or of a package's: every key that there is."""
+    return importlib.import_module(f"{package}.base").get_config()
+
+
+def _base(package: str) -> str:
+    return package.removeprefix("openseg_jax.").replace(".", "/") + "/base.py"
 
 
 def override(config: ConfigDict, settings: Sequence[str]) -> ConfigDict:

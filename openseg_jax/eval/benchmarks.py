@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -28,10 +29,11 @@ import numpy as np
 
 from openseg_jax.errors import UserError, unknown_name
 from openseg_jax.inputs.augment import IGNORE
+from openseg_jax.inputs.labels import read_labels
 from openseg_jax.inputs.vocabularies import split, vocabulary, vocabulary_names
 from openseg_jax.types import Bool, Int
 
-__all__ = ["BENCHMARKS", "Benchmark", "Texts", "benchmark", "texts", "texts_for"]
+__all__ = ["BENCHMARKS", "Benchmark", "Texts", "benchmark", "own_benchmark", "texts", "texts_for"]
 
 
 def _none() -> Mapping[str, str]:
@@ -142,6 +144,7 @@ def _referring() -> list[Benchmark]:
     ]
 
 
+# The texts of CaR's and SegCLIP's evaluations.
 _CONTEXT = {"car": "car_pascal_context", "segclip": "segclip_context"}
 _VOC = {"car": "car_voc", "segclip": "segclip_voc"}
 _VOC_PRESETS = {"car": "voc", "segclip": "voc"}
@@ -191,6 +194,20 @@ def benchmark(name: str) -> Benchmark:
     return BENCHMARKS[name]
 
 
+def own_benchmark(folder: Path) -> Benchmark:
+    """Makes a benchmark of a user's own set.
+
+    Args:
+        folder: with images/, labels/ and classes.txt; a first class "background" is one.
+    Raises:
+        UserError: when the classes cannot be read.
+    """
+    names = tuple(read_labels(folder / "classes.txt"))
+    background = bool(names) and names[0].casefold() == "background"
+    classes = names[1:] if background else names
+    return Benchmark(folder.resolve().name, "folder", background=background, classes=classes)
+
+
 def texts(variant: str) -> Texts:
     """Reads a vocabulary's texts, without its background.
 
@@ -198,10 +215,8 @@ def texts(variant: str) -> Texts:
         UserError: for an unknown name, with the nearest one.
     """
     found = vocabulary(variant)
-    kinds: Any = getattr(found, "kinds", None)
-    start = 1 if found.names[0] == "background" else 0
-    stuff = None if kinds is None else np.array([kind == "stuff" for kind in kinds[start:]])
-    return Texts(variant, found.names[start:], stuff)
+    stuff = None if found.things is None else ~np.array(found.things)
+    return Texts(variant, found.foreground, stuff)
 
 
 def texts_for(bench: Benchmark, method: str, variant: str | None = None) -> Texts:

@@ -7,15 +7,14 @@ stopped. Several processes share the pictures; their counts are added up at the 
 
 from __future__ import annotations
 
-import collections
 import dataclasses
+import functools
 import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -23,19 +22,20 @@ import numpy as np
 from openseg_jax import api
 from openseg_jax.errors import expected
 from openseg_jax.eval.benchmarks import Benchmark, Texts
-from openseg_jax.eval.confusion import confusion_matrix
-from openseg_jax.eval.feed import Bucket, Feed, Loaded, Source, plan_buckets, sizes_of
+from openseg_jax.eval.counting import Run, score, total
+from openseg_jax.eval.feed import Bucket, Feed, Source, plan_buckets, sizes_of
 from openseg_jax.eval.hosts import gather_bytes, share
 from openseg_jax.eval.labeller import Labeller, most_rows
 from openseg_jax.eval.record import Log
 from openseg_jax.eval.result import ImageRow, Result
 from openseg_jax.eval.rules import background_rule, handling, passes_for
-from openseg_jax.inputs.augment import IGNORE
 from openseg_jax.inputs.images import RESIZE_RULE
 from openseg_jax.methods.base import Segmenter
-from openseg_jax.types import Int
 
-__all__ = ["Options", "check_source", "evaluate"]
+if TYPE_CHECKING:
+    from openseg_jax.eval.report_html import Picture
+
+__all__ = ["Evaluator", "Options", "check_source"]
 
 _MASKS = 100  # that a method with proposals makes of a picture
 
@@ -91,240 +91,195 @@ def check_source(bench: Benchmark, source: Source, limit: int | None = None) -> 
     return min(limit or len(source), len(source))
 
 
-def evaluate(
-    segmenter: Segmenter,
-    bench: Benchmark,
-    source: Source,
-    texts: Texts,
-    *,
-    method: str,
-    model: str,
-    limit: int | None = None,
-    workdir: str | os.PathLike[str] | None = None,
-    options: Options | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> Result:
-    """Evaluates a method on a benchmark.
+class Evaluator:
+    """A method on a benchmark, ready to run.
 
     Args:
         segmenter: the method on its weights, with the settings of `rules.settings_for`.
         bench: the benchmark. source: its data set. texts: what the method is told to look for.
-        method, model: their names.
-        limit: only the first so many pictures; None takes all.
-        workdir: folder of the log that a killed run goes on from; None keeps none.
+        method, model: their names. A variant of the method comes after a slash.
         options: how it runs.
-        progress: called with (pictures done, pictures in all) of this process.
-    Returns:
-        the counts of all processes, the same in each.
+
     Raises:
-        UserError: when data set and benchmark do not fit, a file is damaged or a disk is full.
+        UserError: when data set and benchmark do not fit, or an option is out of range.
     """
-    start = time.perf_counter()
-    options = options or Options()
-    count = check_source(bench, source, limit)
-    passes = passes_for(segmenter, bench, method, texts)
-    host_loop = handling(method, segmenter).host_loop
-    labeller = Labeller(passes, options.devices, host_loop=host_loop)
-    facts = describe(segmenter, bench, source, texts, method, options)
-    size = len(texts.names) + 1
-    mine = list(share(count))
-    log = Log(workdir, facts | {"names": _digest(source)}, size, jax.process_index())
-    try:
-        wanted = {i for i in mine if source.items[i].name not in log.found}
-        run = _Run(labeller, log, size, len(mine), len(mine) - len(wanted), progress)
-        if wanted:
-            feed, buckets = _feed(segmenter, method, bench, source, labeller, options)
-            run.all(feed.batches(buckets, wanted), source)
-        payload = {source.items[i].name: log.found[source.items[i].name] for i in mine}
-    finally:
-        log.close()
-    cells: dict[str, Any] = {}
-    for part in gather_bytes(json.dumps(payload).encode()):
-        cells |= json.loads(part)
-    order = [source.items[i].name for i in range(count)]
-    matrix = total([cells[name] for name in order], size)
-    seconds = {"total": time.perf_counter() - start, **run.seconds()}
-    facts |= {"pictures": count, "of": len(source), "resumed": run.resumed}
-    return Result(
-        benchmark=bench.name,
-        method=method,
-        model=model,
-        classes=bench.class_names,
-        matrix=matrix if bench.background else matrix[1:, 1:],
-        background=bench.background,
-        unseen=bench.unseen,
-        rows=tuple(ImageRow(name, *score(cells[name], size)) for name in order),
-        provenance=facts,
-        timings=seconds,
-        missed=None if bench.background else matrix[1:, 0],
-    )
 
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        bench: Benchmark,
+        source: Source,
+        texts: Texts,
+        *,
+        method: str,
+        model: str,
+        options: Options | None = None,
+    ) -> None:
+        self.segmenter, self.bench, self.source, self.texts = segmenter, bench, source, texts
+        self.method, self.model, self.options = method, model, options or Options()
+        self.kind = method.partition("/")[0]
+        self.handling = handling(self.kind, segmenter)
+        check_source(bench, source)
+        if self.options.batch < 1:
+            raise expected("--batch", "at least 1", str(self.options.batch), "try 8")
 
-def describe(
-    segmenter: Segmenter,
-    bench: Benchmark,
-    source: Source,
-    texts: Texts,
-    method: str,
-    options: Options,
-) -> dict[str, Any]:
-    """Says everything that the numbers depend on, in the order it is read."""
-    made = api.provenance(segmenter)
-    versions = {"openseg_jax": made["openseg_jax"], "jax": made["jax"]}
-    own = handling(method, segmenter).resizes
-    resize = "the method's own" if own else f"{RESIZE_RULE} {options.max_side}"
-    return {
-        "benchmark": bench.name,
-        "weights": made["models"],
-        "data": {"name": source.name, **dict(source.facts)},
-        "texts": texts.variant,
-        "texts_sha": hashlib.sha256("\n".join(texts.names).encode()).hexdigest()[:12],
-        "resize_rule": f"{resize}; masks return bilinearly to the size of the ground truth",
-        "background_rule": background_rule(bench, method, texts),
-        "convention": "gt: mean over the classes in the ground truth; union and all beside it",
-        "method": method,
-        "settings": made["settings"],
-        "dtype": str(getattr(segmenter, "dtype", "float32")),
-        "canvas": options.canvas,
-        "versions": versions,
-        "device": made["device"],
-    }
+    @functools.cached_property
+    def labeller(self) -> Labeller:
+        """The compiled side; texts are encoded when it is first asked for."""
+        passes = passes_for(self.segmenter, self.bench, self.kind, self.texts)
+        loops = self.handling.host_loop
+        return Labeller(passes, self.options.devices, host_loop=loops)
 
+    def run(
+        self,
+        *,
+        limit: int | None = None,
+        workdir: str | os.PathLike[str] | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Result:
+        """Evaluates.
 
-def total(cells: Sequence[Any], size: int) -> Int[np.ndarray, "C C"]:
-    """Adds up the counts of pictures, as integers."""
-    flat = np.zeros(size * size, np.int64)
-    for places, counts in cells:
-        flat[places] += np.asarray(counts, np.int64)
-    return flat.reshape(size, size)
+        Args:
+            limit: only the first so many pictures; None takes all.
+            workdir: folder of the log that a killed run goes on from; None keeps none.
+            progress: called with (pictures done, pictures in all) of this process.
+        Returns:
+            the counts of all processes, the same in each.
+        Raises:
+            UserError: when a file is damaged or a disk is full; what is counted stays counted.
+        """
+        start = time.perf_counter()
+        count = check_source(self.bench, self.source, limit)
+        names = [self.source.items[i].name for i in range(count)]
+        size, mine = len(self.texts.names) + 1, list(share(count))
+        facts = self.describe()
+        decides = facts | {
+            "pictures": _digest(self.source),
+            "settings": api.provenance(self.segmenter)["settings"],
+        }
+        log = Log(workdir, decides, size, jax.process_index())
+        try:
+            wanted = {i for i in mine if names[i] not in log.found}
+            run = Run(self.labeller, log, size, len(mine), len(mine) - len(wanted), progress)
+            if wanted:
+                run.all(self._feed.batches(self._buckets, wanted), self.source)
+            payload = json.dumps({names[i]: log.found[names[i]] for i in mine})
+        finally:
+            log.close()
+        cells: dict[str, Any] = {}
+        for part in gather_bytes(payload.encode()):
+            cells |= json.loads(part)
+        return self._result(
+            names,
+            cells,
+            facts | {"pictures": f"{count} of {len(self.source)}", "resumed": run.resumed},
+            {"total": time.perf_counter() - start, **run.seconds()},
+        )
 
+    def _result(
+        self,
+        names: Sequence[str],
+        cells: Mapping[str, Any],
+        facts: Mapping[str, Any],
+        timings: Mapping[str, float],
+    ) -> Result:
+        size = len(self.texts.names) + 1
+        matrix, background = total([cells[name] for name in names], size), self.bench.background
+        return Result(
+            benchmark=self.bench.name,
+            method=self.method,
+            model=self.model,
+            classes=self.bench.class_names,
+            matrix=matrix if background else matrix[1:, 1:],
+            background=background,
+            unseen=self.bench.unseen,
+            rows=tuple(ImageRow(name, *score(cells[name], size)) for name in names),
+            provenance=facts,
+            timings=timings,
+            missed=None if background else matrix[1:, 0],
+        )
 
-def score(cells: Any, size: int) -> tuple[float, int]:
-    """Computes a picture's own mean IoU over the classes in its truth, and its counted pixels."""
-    places, counts = (np.asarray(x, np.int64) for x in cells)
-    if not counts.size:
-        return float("nan"), 0
-    rows, columns = places // size, places % size
-    truth = np.bincount(rows, counts, size)
-    hit = np.bincount(rows, np.where(rows == columns, counts, 0), size)
-    union = truth + np.bincount(columns, counts, size) - hit
-    there = truth > 0
-    return float((hit[there] / union[there]).mean()), int(counts.sum())
+    def look(self, name: str) -> Picture:
+        """Segments one picture again, for a report.
 
+        Args:
+            name: of the picture in the data set.
+        """
+        from openseg_jax.eval.report_html import Picture
 
-def _digest(source: Source) -> str:
-    names = "\n".join(item.name for item in source.items)
-    return hashlib.sha256(names.encode()).hexdigest()
+        index = next(i for i, item in enumerate(self.source.items) if item.name == name)
+        (loaded,) = self._feed.batches(self._buckets, {index})
+        truth = loaded.truths[0]
+        labels = np.asarray(self.labeller(loaded.batch))[0, : truth.shape[0], : truth.shape[1]]
+        return Picture(self.source.read(index)[0], truth, labels.astype(np.int32))
 
+    def describe(self) -> dict[str, Any]:
+        """Says everything that the numbers depend on, in the order it is read."""
+        made = api.provenance(self.segmenter)
+        own, names = self.handling.resizes, "\n".join(self.texts.names)
+        resize = "the method's own" if own else f"{RESIZE_RULE} {self.options.max_side}"
+        return {
+            "benchmark": self.bench.name,
+            "weights": made["models"],
+            "data": {
+                "name": self.source.name,
+                **{k: v for k, v in self.source.facts.items() if k != "histogram"},
+            },
+            "texts": self.texts.variant,
+            "texts_sha": hashlib.sha256(names.encode()).hexdigest()[:12],
+            "resize_rule": f"{resize}; masks return bilinearly to the size of the ground truth",
+            "background_rule": background_rule(self.bench, self.kind, self.texts),
+            "convention": "gt: mean over the classes in the ground truth; union and all beside it",
+            "method": self.method,
+            "settings": _changed(self.segmenter),
+            "dtype": str(getattr(self.segmenter, "dtype", "float32")),
+            "canvas": self.options.canvas,
+            "versions": {"openseg_jax": made["openseg_jax"], "jax": made["jax"]},
+            "device": made["device"],
+        }
 
-def _feed(
-    segmenter: Segmenter, method: str, bench: Benchmark, source: Source, labeller: Labeller,
-    options: Options,
-) -> tuple[Feed, list[Bucket]]:  # fmt: skip
-    taken = handling(method, segmenter)
-    if options.batch < 1:
-        raise expected("--batch", "at least 1", str(options.batch), "try 8")
+    @functools.cached_property
+    def _buckets(self) -> list[Bucket]:
+        sizes = sizes_of(self.source, self.options.threads)
+        step = self.options.canvas
+        return plan_buckets(sizes, fit=self._fit, work=self.handling.work, step=step)
 
-    def fit(size: tuple[int, int]) -> tuple[int, int]:
-        limit = max(size) if taken.resizes else api.side_limit(segmenter, size, options.max_side)
+    @functools.cached_property
+    def _feed(self) -> Feed:
+        return Feed(
+            self.source, self.bench, rows=self._rows, fit=self._fit, work=self.handling.work,
+            threads=self.options.threads,
+        )  # fmt: skip
+
+    def _fit(self, size: tuple[int, int]) -> tuple[int, int]:
+        limit = max(size)
+        if not self.handling.resizes:
+            limit = api.side_limit(self.segmenter, size, self.options.max_side)
         if max(size) <= limit:
             return size
         height, width = (max(1, round(side * limit / max(size))) for side in size)
         return height, width
 
-    def rows(bucket: Bucket) -> int:
-        largest = (max(bucket.canvas[0], bucket.target[0]), max(bucket.canvas[1], bucket.target[1]))
-        each = most_rows(masks, largest, options.batch)
+    def _rows(self, bucket: Bucket) -> int:
+        largest = max(bucket.canvas[0], bucket.target[0]), max(bucket.canvas[1], bucket.target[1])
+        masks = max(_MASKS, *(len(one.names) for one in self.labeller.passes))
+        each, devices = most_rows(masks, largest, self.options.batch), len(self.labeller.devices)
         # No more rows than a bucket has pictures: the rest would only be filled up.
-        each = min(each, -(-len(bucket.indices) // len(labeller.devices)))
-        return each * len(labeller.devices)
-
-    masks = max(_MASKS, *(len(one.names) for one in labeller.passes))
-    sizes = sizes_of(source, options.threads)
-    buckets = plan_buckets(sizes, fit=fit, work=taken.work, step=options.canvas)
-    feed = Feed(source, bench, rows=rows, fit=fit, work=taken.work, threads=options.threads)
-    return feed, buckets
+        return min(each, -(-len(bucket.indices) // devices)) * devices
 
 
-class _Run:
-    """Labels batches and counts them in a helper thread, with a clock on each part."""
+def _changed(segmenter: Segmenter) -> dict[str, Any]:
+    """Lists the settings that are not the method's defaults."""
+    config: Any = getattr(segmenter, "config", None)
+    if not dataclasses.is_dataclass(config):
+        return {}
+    return {
+        field.name: getattr(config, field.name)
+        for field in dataclasses.fields(config)
+        if getattr(config, field.name) != field.default
+    }
 
-    def __init__(
-        self,
-        labeller: Labeller,
-        log: Log,
-        size: int,
-        count: int,
-        resumed: int,
-        progress: Callable[[int, int], None] | None,
-    ) -> None:
-        self.labeller, self.log, self.size, self.count = labeller, log, size, count
-        self.resumed, self.done = resumed, resumed
-        self.tell = progress or (lambda done, count: None)
-        self.input = self.device = self.metrics = self.loop = 0.0
-        self._until = 0.0
 
-    def all(self, batches: Iterator[Loaded], source: Source) -> None:
-        """Goes through all batches."""
-        begin = time.perf_counter()
-        self.tell(self.done, self.count)
-        waiting: collections.deque[Future] = collections.deque()
-        with ThreadPoolExecutor(1) as helper:
-            try:
-                for loaded in self._timed(batches):
-                    names = [source.items[i].name for i in loaded.indices]
-                    placed = self.labeller.place(loaded.batch)
-                    began = time.perf_counter()
-                    labels = self.labeller.run(placed)
-                    ended = time.perf_counter() if isinstance(labels, np.ndarray) else None
-                    waiting.append(
-                        helper.submit(self._count, names, loaded.truths, labels, began, ended)
-                    )
-                    # One batch is being counted, one is on the device: more would only wait.
-                    while len(waiting) > 2:
-                        self._finish(waiting.popleft())
-                while waiting:
-                    self._finish(waiting.popleft())
-            finally:
-                for job in waiting:
-                    job.cancel()
-                batches.close()  # type: ignore[attr-defined]
-        self.loop = time.perf_counter() - begin
-
-    def _timed(self, batches: Iterator[Loaded]) -> Iterator[Loaded]:
-        while True:
-            begin = time.perf_counter()
-            loaded = next(batches, None)
-            self.input += time.perf_counter() - begin
-            if loaded is None:
-                return
-            yield loaded
-
-    def _finish(self, job: Future) -> None:
-        self.done += job.result()
-        self.tell(self.done, self.count)
-
-    def _count(
-        self, names: Sequence[str], truths: Sequence[Any], labels: Any, began: float,
-        ended: float | None,
-    ) -> int:  # fmt: skip
-        if ended is None:
-            jax.block_until_ready(labels)
-            ended = time.perf_counter()
-        # Batches run one after the other: a later one begins when the one before it ends.
-        self.device += max(ended - max(began, self._until), 0.0)
-        self._until = max(ended, self._until)
-        begin = time.perf_counter()
-        found = np.asarray(labels)
-        for name, truth, label in zip(names, truths, found, strict=False):
-            own = label[: truth.shape[0], : truth.shape[1]]
-            self.log.add(name, confusion_matrix(truth, own, self.size, ignore=IGNORE))
-        self.metrics += time.perf_counter() - begin
-        return len(names)
-
-    def seconds(self) -> Mapping[str, float]:
-        """Returns the clocks: of the loop, and in it of compiling, devices, counting, waiting."""
-        return {
-            "loop": self.loop, "compile": self.labeller.compile_seconds, "device": self.device,
-            "metrics": self.metrics, "input": self.input,
-        }  # fmt: skip
+def _digest(source: Source) -> str:
+    names = "\n".join(item.name for item in source.items)
+    return hashlib.sha256(names.encode()).hexdigest()

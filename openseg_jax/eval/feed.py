@@ -53,12 +53,14 @@ class Bucket:
         canvas: (h, w) that they are padded to for segmentation.
         target: (H, W) that their labels are padded to.
         exact: all have the size of the canvas; nothing is padded.
+        restore: labels have another size than what is segmented, of some picture at least.
         indices: which pictures.
     """
 
     canvas: Size
     target: Size
     exact: bool
+    restore: bool
     indices: tuple[int, ...]
 
 
@@ -129,7 +131,10 @@ def plan_buckets(
         if exact:
             target = sizes[indices[0]]
             canvas = fit(target)
-        buckets.append(Bucket(canvas, target, exact, tuple(indices)))
+        restore = canvas != target or any(known[sizes[i]] != sizes[i] for i in indices)
+        if exact:
+            restore = canvas != target
+        buckets.append(Bucket(canvas, target, exact, restore, tuple(indices)))
     return sorted(buckets, key=lambda b: (-b.canvas[0] * b.canvas[1], b.indices[0]))
 
 
@@ -191,9 +196,8 @@ class Feed:
         own = (image.shape[0], image.shape[1])
         image = fit_long_side(image, max(self.fit(own)))
         if bucket.exact:
-            if image.shape[:2] == own:
-                return image, truth, np.ones(0), None
-            return image, truth, np.ones(0), restoring(bucket.canvas, own, *_pair(bucket))
+            restore = restoring(bucket.canvas, own, *_pair(bucket)) if bucket.restore else None
+            return image, truth, np.ones(0), restore
         if self.work is not None:
             image = _bilinear(image, self.work((image.shape[0], image.shape[1])))
         given = (image.shape[0], image.shape[1])
@@ -201,7 +205,8 @@ class Feed:
         canvas[: given[0], : given[1]] = image
         valid = np.zeros(bucket.canvas, bool)
         valid[: given[0], : given[1]] = True
-        return canvas, truth, valid, restoring(given, own, *_pair(bucket))
+        restore = restoring(given, own, *_pair(bucket)) if bucket.restore else None
+        return canvas, truth, valid, restore
 
     def _assemble(self, bucket: Bucket, indices: tuple[int, ...], jobs: list[Future]) -> Loaded:
         found = [job.result() for job in jobs]

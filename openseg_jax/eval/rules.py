@@ -6,6 +6,8 @@
   it | the same; what it leaves is missed (the published numbers forget those pixels) |
 | segclip | configs/segclip.py | regions below the benchmark's threshold | no threshold: each pixel
   gets a class |
+| clip_dense | configs/clip_dense.py | its own background texts compete, and a threshold where one
+  is published | neither: each pixel gets a class |
 | others | their own | background texts compete; pixels they win, or none, are background | no
   background texts: each pixel gets a class |
 
@@ -30,6 +32,11 @@ from openseg_jax.methods.car_config import BACKGROUND
 from openseg_jax.methods.maft_config import LONGEST_EDGE
 from openseg_jax.methods.maft_encoder import short_edge_size
 from openseg_jax.types import Int
+
+# Methods with published settings a benchmark, in configs/METHOD.py.
+_PRESETS = ("car", "segclip", "clip_dense")
+# Methods whose masks are 0 or 1: they have decided for each pixel.
+_DECIDED = ("segclip", "clip_dense")
 
 __all__ = ["Handling", "Pass", "background_rule", "handling", "passes_for", "settings_for"]
 
@@ -74,7 +81,7 @@ def handling(method: str, segmenter: Any) -> Handling:
         short = segmenter.encoder.plan.short_edge
         work = functools.partial(short_edge_size, short=short, longest=LONGEST_EDGE)
         return Handling(resizes=True, work=work if short else None)
-    return Handling(resizes=method == "segclip", host_loop=method == "car")
+    return Handling(resizes=method in _DECIDED, host_loop=method == "car")
 
 
 def settings_for(
@@ -83,26 +90,38 @@ def settings_for(
     """Collects a method's settings for a benchmark.
 
     Args:
-        bench: the benchmark. method: a key of `METHODS`.
+        bench: the benchmark.
+        method: a key of `METHODS`; after a slash the method's `variant`.
         given: settings that win over the published ones.
         parity: "reference" for the published behaviour, or None.
     Raises:
         UserError: for an unknown method, with the nearest one.
     """
+    method, _, variant = method.partition("/")
     if method not in METHODS:
         unknown_name(method, METHODS, "method")
     settings: dict[str, Any] = {}
-    if method in bench.presets:
+    preset = bench.presets.get(method, bench.name)
+    if method in _PRESETS:
         config = importlib.import_module(f"openseg_jax.configs.{method}")
-        settings |= config.get_config(bench.presets[method]).to_dict()
-    if method == "segclip" and not bench.background:
+        # Some variants have published settings of their own.
+        names = (f"{variant}_{preset}", preset)
+        preset = next((name for name in names if name in config.NAMES), "")
+        if preset:
+            settings |= config.get_config(preset).to_dict()
+    if variant:
+        settings["variant"] = variant
+    if method in ("segclip", "clip_dense") and not bench.background:
         settings["bg_threshold"] = None
     if parity is not None:
         settings["parity"] = parity
     return settings | dict(given)
 
 
-def _own_background(method: str) -> bool:
+def _own_background(bench: Benchmark, method: str) -> bool:
+    """Whether the method has a rule for the background, which it keeps."""
+    if method == "clip_dense":
+        return bench.background and not bench.background_texts
     return method in ("car", "segclip")
 
 
@@ -112,10 +131,12 @@ def background_rule(bench: Benchmark, method: str, texts: Texts) -> str:
     if method == "car":
         end = "" if bench.background else ", which counts as a miss"
         return f"texts of the method's own compete, and what no text wins is background{end}{two}"
-    if method == "segclip":
-        return "regions below bg_threshold" if bench.background else "none: each pixel gets a class"
     if not bench.background:
         return "none: each pixel gets a class"
+    if method == "segclip":
+        return "regions below bg_threshold"
+    if _own_background(bench, method):
+        return "background texts of the method's own compete, and bg_threshold where it is set"
     return f"{len(_rivals(bench, texts))} background texts compete, and what they win is background"
 
 
@@ -132,9 +153,10 @@ def passes_for(segmenter: Segmenter, bench: Benchmark, method: str, texts: Texts
         return _things_and_stuff(segmenter, texts)
     background: tuple[str, ...] | None = None
     threshold = getattr(segmenter, "threshold", 0.5)
-    if not _own_background(method):
+    if not _own_background(bench, method):
         background = _rivals(bench, texts) if bench.background else ()
-        threshold = threshold if bench.background else None
+        if not bench.background and method not in _DECIDED:
+            threshold = None
     ids = np.arange(len(texts.names) + 1, dtype=np.int32)
     encoded = segmenter.classes(texts.names, background)
     return [Pass(segmenter, encoded, texts.names, ids, threshold)]
@@ -157,7 +179,9 @@ def _things_and_stuff(segmenter: Any, texts: Texts) -> list[Pass]:
     stuff = np.asarray(texts.stuff)
     sides = [np.flatnonzero(~stuff), np.flatnonzero(stuff)]
     names = [tuple(texts.names[i] for i in side) for side in sides]
-    both: Any = two_pass(segmenter, *names, thing_ids=sides[0].tolist(), stuff_ids=sides[1].tolist())
+    both: Any = two_pass(
+        segmenter, *names, thing_ids=sides[0].tolist(), stuff_ids=sides[1].tolist()
+    )
     ids = [np.concatenate([[0], side + 1]).astype(np.int32) for side in sides]
     things = Pass(both.things, both.thing_text, names[0], ids[0], 0.5)
     return [Pass(both.stuff, both.stuff_text, names[1], ids[1], 0.5), things]

@@ -1,0 +1,1 @@
+"""Evaluations by name: `openseg evaluate --config miniature`."""
