@@ -57,6 +57,7 @@ setup(
     packages=find_packages(include=["openseg_jax", "openseg_jax.*"])
     + [
         "openseg_jax.configs",
+        "openseg_jax.configs.eval",
         "openseg_jax.data",
         "openseg_jax.data.prepare",
         "openseg_jax.data.builders",
