@@ -33,7 +33,8 @@ EXTRAS = {
     "cuda13": ["jax[cuda13]>=0.10,<0.13"],
     # clu's TensorBoard writer imports both; training without them writes JSON lines instead.
     "train": ["tensorflow-cpu>=2.18", "tensorboard>=2.18"],
-    "data": ["tensorflow-datasets>=4.9.7"],
+    # TFDS 4.9.10 imports importlib_resources without asking for it.
+    "data": ["tensorflow-datasets>=4.9.7", "importlib_resources>=6.0"],
     "web": ["gradio>=5.0"],
     "test": [
         "pytest>=8.0",
@@ -41,6 +42,13 @@ EXTRAS = {
         "beartype>=0.18",
         "ruff>=0.6",
         "pyright[nodejs]>=1.1.380",
+    ],
+    # TFDS's own builder test; building and reading TFDS data sets needs no TensorFlow.
+    "test-builders": [
+        "tensorflow-datasets>=4.9.7",
+        "importlib_resources>=6.0",
+        "tensorflow-cpu>=2.18",
+        "dill>=0.3.8",
     ],
     # Parity with torch implementations. Test only: the library itself never imports torch.
     "parity": ["torch>=2.2", "transformers>=4.45"],

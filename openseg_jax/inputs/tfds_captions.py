@@ -7,7 +7,7 @@ TensorFlow; reading it needs only the extra "data".
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -60,22 +60,42 @@ def open_tfds(
         UserError: with the command that mends it, when TFDS is not installed or the data set is
             not prepared.
     """
+    _, source = open_source(name, split, folder, ("image",))
+    return TfdsCaptions(source, per_image)
+
+
+def open_source(
+    name: str, split: str, folder: str, undecoded: Iterable[str], options: str = ""
+) -> tuple[Any, Sequence[Any]]:
+    """Opens a prepared data set of TFDS for random access.
+
+    Args:
+        name, split, folder: as in `open_tfds`.
+        undecoded: features that come as the bytes of their files.
+        options: of the command that builds it, for the message.
+
+    Returns:
+        TFDS's builder; its records.
+
+    Raises:
+        UserError: as in `open_tfds`.
+    """
     try:
         tfds: Any = importlib.import_module("tensorflow_datasets")
     except ImportError as error:
         raise UserError(f"input 'tfds': needs tensorflow_datasets; run: {_INSTALL}") from error
     try:
         builder = tfds.builder(name, data_dir=folder or None)
-        skip = {"image": tfds.decode.SkipDecoding()}
+        skip = {key: tfds.decode.SkipDecoding() for key in undecoded}
         source = builder.as_data_source(split, decoders=skip)
     except Exception as error:  # TFDS raises many kinds, some of them its own
         where = f" --data_dir={folder}" if folder else ""
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise UserError(
             f"input 'tfds': expected {name} split {split!r} prepared as array_record, got: "
-            f"{reason}; run: tfds build {name} --file_format=array_record{where}"
+            f"{reason}; run: tfds build {name} --file_format=array_record{where}{options}"
         ) from error
-    return TfdsCaptions(source, per_image)
+    return builder, source
 
 
 def _captions(row: Any) -> list[str]:

@@ -1,0 +1,230 @@
+"""The TFDS builders: from archives in the official layout to records read without TensorFlow."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import subprocess
+import sys
+import unittest
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from openseg_jax.errors import UserError
+from openseg_jax.inputs.augment import IGNORE
+from openseg_jax.inputs.data_sets import data_set
+from openseg_jax.inputs.tfds_labels import TfdsLabels, open_tfds_labels
+from tests.data.official import encoded, instances, write_tar, write_zip
+from tests.inputs.layouts import write_layout
+
+# Builder -> its configs, each with the data set that it holds.
+BUILDERS = {
+    "voc2012_segmentation": {"": "voc"},
+    "pascal_context": {"60": "context", "459": "context459"},
+    "coco_object": {"": "coco_object"},
+    "coco_stuff": {"": "coco_stuff"},
+    "ade20k_semantic": {"150": "ade", "847": "ade847"},
+    "cityscapes_semantic": {"": "cityscapes"},
+}
+NAMES = [f"{b}/{c}".rstrip("/") for b, configs in BUILDERS.items() for c in configs]
+# Archive -> the folders that it holds, of those that `write_layout` writes.
+ARCHIVES = {
+    "voc": {"VOCtrainval_11-May-2012.tar": ("VOCdevkit",)},
+    "ade": {"ADEChallengeData2016.zip": ("ade",)},
+    "coco_stuff": {"val2017.zip": ("coco/val2017",),
+                   "stuffthingmaps_trainval2017.zip": ("coco/stuffthingmaps",)},
+    "cityscapes": {"leftImg8bit_trainvaltest.zip": ("cityscapes/leftImg8bit",),
+                   "gtFine_trainvaltest.zip": ("cityscapes/gtFine",)},
+}  # fmt: skip
+
+
+def _missing(*modules: str) -> bool:
+    return any(importlib.util.find_spec(name) is None for name in modules)
+
+
+needs_tfds = pytest.mark.skipif(
+    _missing("tensorflow_datasets", "importlib_resources"),
+    reason="needs tensorflow_datasets; run: pip install 'openseg_jax[test,data]' && "
+    "pytest tests/data/test_builders.py",
+)
+needs_tensorflow = pytest.mark.skipif(
+    _missing("tensorflow_datasets", "importlib_resources", "tensorflow", "dill"),
+    reason="TFDS's own builder test needs TensorFlow and dill; run: pip install "
+    "'openseg_jax[test,test-builders]' && pytest tests/data/test_builders.py",
+)
+
+
+def write_official(name: str, root: Path) -> dict[str, np.ndarray]:
+    """Writes a data set the way people have it; returns labels by item, in classes or IGNORE.
+
+    Official archives where those hold label maps or instances, else a known layout in folders.
+    """
+    if name == "coco_object":
+        return _write_coco_object(root)
+    layouts = data_set(name).layouts
+    layout = next((x for x in layouts if x.style == "official"), layouts[0])
+    if name not in ARCHIVES:
+        return write_layout(data_set(name), layout, root).truth
+    loose = root / ".loose"
+    truth = write_layout(data_set(name), layout, loose).truth
+    for archive, folders in ARCHIVES[name].items():
+        files = {
+            path.relative_to((loose / folder).parent).as_posix(): path.read_bytes()
+            for folder in folders
+            for path in sorted((loose / folder).rglob("*"))
+            if path.is_file()
+        }
+        (write_tar if archive.endswith(".tar") else write_zip)(root / archive, files)
+    return truth
+
+
+def _write_coco_object(root: Path) -> dict[str, np.ndarray]:
+    pictures, rows, files, truth = [], [], {}, {}
+    for i in (1, 2):
+        name, (height, width) = f"{i:012d}", (10 + i, 16)
+        pixels = np.random.default_rng(i).integers(0, 256, (height, width, 3), np.uint8)
+        files[f"val2017/{name}.jpg"] = encoded(pixels, "JPEG")
+        pictures += [{"id": i, "file_name": f"{name}.jpg", "height": height, "width": width}]
+        corners = [2, 3, 8, 3, 8, 7, 2, 7]
+        rows += [{"id": i, "image_id": i, "category_id": 90, "iscrowd": 0,
+                  "segmentation": [corners]}]  # fmt: skip
+        truth[name] = np.zeros((height, width), np.int32)
+        truth[name][3:7, 2:8] = 80  # toothbrush
+    write_zip(root / "val2017.zip", files)
+    content = {"annotations/instances_val2017.json": instances(pictures, rows)}
+    write_zip(root / "annotations_trainval2017.zip", content)
+    return truth
+
+
+def build(name: str, root: Path, folder: Path) -> TfdsLabels:
+    import openseg_jax.data.builders  # noqa: F401 - registers the builders
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder(name, data_dir=folder, file_format="array_record")
+    there = tfds.download.DownloadConfig(manual_dir=root, try_download_gcs=False)
+    builder.download_and_prepare(download_config=there)
+    return open_tfds_labels(name, folder=str(folder))
+
+
+@needs_tfds
+@pytest.mark.parametrize("name", NAMES)
+def test_from_official_files_to_records(name, tmp_path):
+    kind, _, config = name.partition("/")
+    facts = data_set(BUILDERS[kind][config])
+    truth = write_official(facts.name, tmp_path)
+    found = build(name, tmp_path, tmp_path / "tfds")
+    assert len(found) == len(truth) == 2 and found.classes == facts.classes
+    for index in range(len(found)):
+        image, labels = found.read(index)
+        want = truth[bytes(found.source[index]["name"]).decode().rpartition("/")[2]]
+        np.testing.assert_array_equal(labels, want)
+        assert image.shape == (*want.shape, 3) and labels.dtype == np.int32
+
+
+@needs_tfds
+def test_what_the_record_of_a_data_set_says(tmp_path):
+    import tensorflow_datasets as tfds
+
+    write_official("ade847", tmp_path)
+    build("ade20k_semantic/847", tmp_path, tmp_path / "tfds")
+    # As somebody reads it who has TFDS and not this library.
+    info = tfds.builder("ade20k_semantic/847", data_dir=tmp_path / "tfds").info
+    assert info.features["labels"].num_classes == 847
+    assert info.features["labels"].np_dtype == np.uint16
+    assert info.metadata["ignore"] == 65535 and info.metadata["vocabulary"] == "ade847"
+    assert "research" in info.redistribution_info.license and "2019" in info.citation
+    assert info.homepage.startswith("https://") and "65535" in info.description
+
+
+@needs_tfds
+def test_building_and_reading_import_no_tensorflow(tmp_path):
+    write_official("voc", tmp_path)
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from tests.data.test_builders import build\n"
+        f"root = Path({str(tmp_path)!r})\n"
+        "found = build('voc2012_segmentation', root, root / 'tfds')\n"
+        "assert found.read(0)[0].ndim == 3\n"
+        "print(*sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2]
+    )
+    assert done.returncode == 0, done.stderr
+    assert "tensorflow_datasets" in done.stdout.split()
+    assert "tensorflow" not in done.stdout.split()
+
+
+@needs_tfds
+def test_a_picture_that_exif_turns_keeps_the_pixels_that_are_labelled(tmp_path):
+    written = write_layout(data_set("ade"), data_set("ade").layouts[0], tmp_path)
+    name, want = next(iter(written.truth.items()))
+    stored = np.random.default_rng(0).integers(0, 256, (*want.shape, 3), np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = written.images / f"{name}.jpg"
+    Image.fromarray(stored).save(path, exif=exif)
+    with Image.open(path) as picture:
+        pixels = np.asarray(picture)
+    found = build("ade20k_semantic/150", tmp_path, tmp_path / "tfds")
+    images = [found.read(i)[0] for i in range(2)]
+    assert any(i.shape == pixels.shape and (i == pixels).all() for i in images)
+
+
+@needs_tfds
+def test_missing_and_wrong_files_are_named(tmp_path):
+    with pytest.raises(UserError, match=r"VOCtrainval_11-May-2012\.tar"):
+        build("voc2012_segmentation", tmp_path, tmp_path / "tfds")
+    written = write_layout(data_set("ade"), data_set("ade").layouts[0], tmp_path)
+    name, labels = next(iter(written.truth.items()))
+    Image.fromarray(np.full(labels.shape, 200, np.uint8)).save(written.labels / f"{name}.png")
+    with pytest.raises(UserError, match=rf"{name}\.png.*200"):
+        build("ade20k_semantic/150", tmp_path, tmp_path / "tfds")
+    with pytest.raises(UserError, match=r"--imports=openseg_jax\.data\.builders"):
+        open_tfds_labels("ade20k_semantic/150", folder=str(tmp_path / "tfds"))
+
+
+@needs_tensorflow
+@pytest.mark.parametrize("kind", BUILDERS)
+def test_tfds_own_builder_test(kind, tmp_path):
+    import openseg_jax.data.builders  # noqa: F401 - registers the builders
+    import tensorflow_datasets as tfds
+
+    for name in BUILDERS[kind].values():
+        write_official(name, tmp_path)
+    case: Any = tfds.testing.DatasetBuilderTestCase
+    members = {
+        "DATASET_CLASS": tfds.builder_cls(kind),
+        "EXAMPLE_DIR": tmp_path,
+        "SPLITS": {"validation": 2},
+    }
+    own = type(case)("OwnTest", (case,), members)
+    result = unittest.TestResult()
+    unittest.defaultTestLoader.loadTestsFromTestCase(own).run(result)
+    assert result.testsRun >= 4 and result.wasSuccessful(), result.errors + result.failures
+
+
+def _png(values: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(values).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_records_are_checked_when_they_are_read():
+    image = _png(np.zeros((4, 5, 3), np.uint8))
+    rows = [np.array([[0, 1, 2, 255, 0]] * 4, np.uint8), np.full((4, 5), 3, np.uint8),
+            np.zeros((4, 4), np.uint8)]  # fmt: skip
+    found = TfdsLabels("x", ("a", "b", "c"), [{"image": image, "labels": _png(r)} for r in rows])
+    np.testing.assert_array_equal(found.read(0)[1][0], [0, 1, 2, IGNORE, 0])
+    with pytest.raises(UserError, match=r"record 1.*below 3"):
+        found.read(1)
+    with pytest.raises(UserError, match=r"record 2.*4x5"):
+        found.read(2)
+    broken = TfdsLabels("x", ("a",), [{"image": image, "labels": b"no picture"}])
+    with pytest.raises(UserError, match=r"record 0.*damaged"):
+        broken.read(0)
