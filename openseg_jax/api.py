@@ -175,7 +175,7 @@ def segment(
     Args:
         image: a path, or an RGB array.
         labels: what to look for, in any words; a label may hold synonyms ("person, people").
-        method: "car", "maft" or "segclip".
+        method: "car", "clip_dense", "maft" or "segclip".
         model: "miniature" (bundled; knows only its own drawn world), a name or a folder.
         background: texts that may take pixels and are not reported; None takes the method's own,
             [] none. What is also a label is left out.

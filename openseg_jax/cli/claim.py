@@ -1,4 +1,4 @@
-"""`openseg claim`: a paper's claim, tried on the miniature world."""
+"""`openseg claim`: papers' claims, tried on the miniature world."""
 
 from __future__ import annotations
 
@@ -17,29 +17,31 @@ from openseg_jax.cli.segment import progress_bar
 from openseg_jax.errors import UserError, expected, unknown_name
 
 DESCRIPTION = (
-    "Try MAFT's claim on the miniature world: does mask-aware fine-tuning name noisy masks better "
-    "than the frozen CLIP, also for things whose masks it never saw? Without --workdir the shipped "
-    "fine-tuned tower is measured on every world; with it, one tower is trained for each world "
-    "first. Nothing is tuned on the test stream. Numbers are about that world only."
+    "Try papers' claims on the miniature world. clip_dense: does a changed last block let a frozen "
+    "CLIP name pixels better than the plain one? maft: does mask-aware fine-tuning name noisy "
+    "masks better than the frozen CLIP, also for things whose masks it never saw? Without "
+    "--workdir the shipped fine-tuned tower is measured on every world; with it, one tower is "
+    "trained for each world first. Nothing is tuned on the test stream. Numbers are about that "
+    "world only."
 )
-CLAIMS = ("maft",)
+CLAIMS = ("clip_dense", "maft")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the verb's options."""
     parser.description = DESCRIPTION
-    parser.add_argument("method", help="maft")
+    parser.add_argument("method", help="clip_dense or maft")
     parser.add_argument("--model", default="miniature", help="a name or folder (miniature)")
     parser.add_argument("--seeds", type=int, default=3, help="worlds, from seed 0 (3)")
     parser.add_argument("--scenes", type=int, default=200, help="scenes of each world (200)")
     parser.add_argument(
-        "--workdir", metavar="DIR", help="train a tower for each world here; resumes"
+        "--workdir", metavar="DIR", help="maft: train a tower for each world here; resumes"
     )
     parser.add_argument(
         "--start",
         type=int,
         metavar="BLOCK",
-        help="first masked block; chosen on validation if left out",
+        help="maft: first masked block; chosen on validation if left out",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -50,6 +52,10 @@ def run(args: argparse.Namespace) -> int:
         unknown_name(args.method, CLAIMS, "method with a claim")
     if args.seeds < 1:
         raise expected("--seeds", "at least 1", str(args.seeds), "try 3")
+    if args.method == "clip_dense":
+        from openseg_jax.cli.claim_clip_dense import run as run_clip_dense
+
+        return run_clip_dense(args)
     from openseg_jax.eval.miniature_maft import STARTS, measure
     from openseg_jax.weights.load import load_clip
 

@@ -36,8 +36,8 @@ _BATCH = 8
 _TABLE_ROWS = 40
 # Flags that not all methods have.
 _ONLY = {
-    "classifier_model": ("car",), "preset": ("car", "segclip"), "crf": ("car",),
-    "proposals": ("maft",),
+    "classifier_model": ("car",), "preset": ("car", "clip_dense", "segclip"), "crf": ("car",),
+    "proposals": ("maft",), "variant": ("clip_dense",),
 }  # fmt: skip
 # Decoded pictures are kept between the check and the work while they fit in so many pixels.
 _KEEP_PIXELS = 60_000_000
@@ -58,14 +58,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="texts that may take pixels unreported; 'none', or the method's 'default'",
     )
     how = parser.add_argument_group("how")
-    how.add_argument("--method", default="car", help="car, maft or segclip (%(default)s)")
+    how.add_argument(
+        "--method", default="car", help="car, clip_dense, maft or segclip (%(default)s)"
+    )
     how.add_argument(
         "--model", default="miniature", help="name or folder; see openseg models (%(default)s)"
     )
     how.add_argument(
         "--classifier-model", metavar="MODEL", help="car: other weights for its classifier"
     )
-    how.add_argument("--preset", help="car, segclip: a data set's published settings: voc, coco, …")
+    how.add_argument(
+        "--variant",
+        metavar="NAME",
+        help="clip_dense: the last block: plain, maskclip, sclip, clearclip or naclip",
+    )
+    how.add_argument(
+        "--preset",
+        help="car, clip_dense, segclip: a data set's published settings: voc, voc21, coco, …",
+    )
     how.add_argument("--crf", choices=("on", "off"), help="car: dense CRF at the end (on)")
     how.add_argument(
         "--proposals",
@@ -145,6 +155,8 @@ def settings_of(args: argparse.Namespace) -> dict[str, Any]:
         settings |= _preset(args.method, args.preset)
     if args.classifier_model:
         settings["classifier"] = args.classifier_model
+    if args.variant:
+        settings["variant"] = args.variant
     if args.crf:
         settings["crf"] = "joint" if args.crf == "on" else "none"
     if args.parity:
@@ -228,9 +240,9 @@ def _background(text: str) -> list[str] | None:
 
 
 def _preset(method: str, name: str) -> dict[str, Any]:
-    from openseg_jax.configs import car, segclip
+    from openseg_jax.configs import car, clip_dense, segclip
 
-    config = {"car": car, "segclip": segclip}[method]
+    config = {"car": car, "clip_dense": clip_dense, "segclip": segclip}[method]
     if name not in config.NAMES:
         unknown_name(name, config.NAMES, "preset")
     return dict(config.get_config(name))

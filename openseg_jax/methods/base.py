@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
 from openseg_jax.errors import expected, unknown_name
 from openseg_jax.types import Array, Bool, Masks, Params, UInt8
 
-__all__ = ["METHODS", "Segmenter", "is_traced", "load_segmenter", "true_size"]
+__all__ = ["METHODS", "Segmenter", "is_traced", "load_segmenter", "one_by_one", "true_size"]
 
 # name: module and function that builds it from (model, **settings). Imported when asked for.
 METHODS: dict[str, tuple[str, str]] = {
     "car": ("openseg_jax.methods.car", "load"),
+    "clip_dense": ("openseg_jax.methods.clip_dense", "load"),
     "maft": ("openseg_jax.methods.maft", "load"),
     "segclip": ("openseg_jax.methods.segclip", "load"),
 }
@@ -71,6 +74,27 @@ def load_segmenter(method: str, model: Any, **settings: Any) -> Segmenter:
 def is_traced(*trees: Any) -> bool:
     """Tells calls inside `jax.jit`; with plain arrays, methods call what they have compiled."""
     return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(trees))
+
+
+def one_by_one(
+    segment: Callable[[Any], Masks],
+    image: UInt8[np.ndarray, "B H W 3"],
+    valid: Bool[np.ndarray, "B H W"],
+) -> Masks:
+    """Segments the images of a padded batch each at its own size, and pads their masks.
+
+    Args:
+        segment: from UInt8[1 h w 3] to masks.
+        image: each at the top left of the canvas.
+        valid: pixels that exist.
+    """
+    rows = []
+    for canvas, exists in zip(image, valid, strict=True):
+        h, w = true_size(exists)
+        masks = segment(canvas[None, :h, :w])
+        more = [(0, 0), (0, 0), (0, canvas.shape[0] - h), (0, canvas.shape[1] - w)]
+        rows.append(dataclasses.replace(masks, probs=jnp.pad(masks.probs, more)))
+    return jax.tree.map(lambda *x: jnp.concatenate(x), *rows)
 
 
 def true_size(valid: Bool[np.ndarray, "H W"]) -> tuple[int, int]:

@@ -27,7 +27,7 @@ import numpy as np
 
 from openseg_jax.errors import UserError, check_shape, expected, unknown_name
 from openseg_jax.methods import segclip_texts
-from openseg_jax.methods.base import is_traced, true_size
+from openseg_jax.methods.base import is_traced, one_by_one
 from openseg_jax.methods.segclip_config import SegClipConfig, configure
 from openseg_jax.methods.segclip_texts import SegClipText
 from openseg_jax.methods.windows import (
@@ -291,21 +291,11 @@ class SegClip:
         elif valid is None:
             masks = _segment(self.reader, params, image, plain)
         else:
-            masks = self._each(params, np.asarray(image), plain, np.asarray(valid))
+            alone = functools.partial(_segment, self.reader, params, text=plain)
+            masks = one_by_one(alone, np.asarray(image), np.asarray(valid))
         count = text.count
         scores: Any = masks.scores
         return Masks(masks.probs[:, :count], scores[:, :count], masks.valid[:, :count])
-
-    def _each(
-        self, params: Params, image: np.ndarray, text: SegClipText, valid: np.ndarray
-    ) -> Masks:
-        rows = []
-        for canvas, exists in zip(image, valid, strict=True):
-            h, w = true_size(exists)
-            masks = _segment(self.reader, params, canvas[None, :h, :w], text)
-            more = [(0, 0), (0, 0), (0, canvas.shape[0] - h), (0, canvas.shape[1] - w)]
-            rows.append(dataclasses.replace(masks, probs=jnp.pad(masks.probs, more)))
-        return jax.tree.map(lambda *x: jnp.concatenate(x), *rows)
 
     def dense(
         self, params: Params, image: UInt8[Array, "B H W 3"], text: SegClipText

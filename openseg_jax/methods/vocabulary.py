@@ -9,7 +9,7 @@ import numpy as np
 from openseg_jax.errors import UserError, expected
 from openseg_jax.types import Float
 
-__all__ = ["checked_names", "rivals_of", "unit_rows"]
+__all__ = ["checked_names", "rivals_of", "synonyms_of", "unit_rows"]
 
 
 def checked_names(names: Sequence[str]) -> tuple[str, ...]:
@@ -41,6 +41,12 @@ def rivals_of(
         own: what the method is configured with.
     """
     return tuple(dict.fromkeys(r for r in (own if given is None else given) if r not in names))
+
+
+def synonyms_of(name: str) -> tuple[str, ...]:
+    """Splits "person, man, woman" into its texts; a name of nothing but commas is one text."""
+    parts = tuple(dict.fromkeys(part.strip() for part in name.split(",") if part.strip()))
+    return parts or (name.strip(),)
 
 
 def unit_rows(x: Float[np.ndarray, "*B E"]) -> Float[np.ndarray, "*B E"]:

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from openseg_jax.models.last_block import LastBlock
 from openseg_jax.models.text import TextTransformer
 from openseg_jax.models.variants import CLIPConfig
 from openseg_jax.models.vit import VisionTransformer
@@ -52,10 +53,15 @@ class CLIP(nn.Module):
         return self.visual(image)
 
     def encode_patches(
-        self, image: Float[Array, "B H W 3"], *, blocks: int | None = None, project: bool = True
+        self,
+        image: Float[Array, "B H W 3"],
+        *,
+        blocks: int | None = None,
+        project: bool = True,
+        last: LastBlock | None = None,
     ) -> Float[Array, "B L E"]:
         """Returns dense patch tokens after any number of blocks; see VisionTransformer.tokens."""
-        return self.visual.tokens(image, blocks=blocks, project=project)
+        return self.visual.tokens(image, blocks=blocks, project=project, last=last)
 
     def encode_text(self, ids: Int[Array, "B T"]) -> Float[Array, "B E"]:
         """Encodes token ids, not scaled to unit length."""

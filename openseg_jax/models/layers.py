@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax.linen.linear import default_kernel_init
 
+from openseg_jax.models.last_block import LastBlock
 from openseg_jax.ops.attention import attention, attention_weights
 from openseg_jax.types import Array, Bool, Float, Params
 
@@ -153,6 +154,26 @@ class Block(nn.Module):
         out, weights = self.attn.with_weights(self.ln_1(x))
         x = x + out
         return x + self.mlp(self.ln_2(x)), weights
+
+    def dense(
+        self, x: Float[Array, "B N D"], last: LastBlock, bias: Float[Array, "N N"] | None = None
+    ) -> Float[Array, "B N D"]:
+        """Runs the block as the last one of a tower whose patches are to meet texts.
+
+        Args:
+            x: tokens that enter it.
+            last: which attention, and what else of the block.
+            bias: added to the attention's logits.
+        """
+        q, k, v = self.attn.project_in(self.ln_1(x))
+        sides = {"q": q, "k": k}
+        attended = v if last.attention == () else sum(
+            attention(sides[a], sides[b], v, bias=bias, backend=self.backend)
+            for a, b in last.attention
+        )  # fmt: skip
+        y = self.attn.project_out(attended)
+        y = x + y if last.residual else y
+        return y + self.mlp(self.ln_2(y)) if last.feed_forward else y
 
     def normed(self, x: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
         """Returns ln_1(x), the activation that Grad-CAM looks at."""

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from openseg_jax.errors import UserError, check_shape
+from openseg_jax.models.last_block import LastBlock, neighbourhood
 from openseg_jax.models.layers import (
     Attention,
     Block,
@@ -203,7 +204,14 @@ class VisionTransformer(nn.Module):
         return self.project(self.pool(self.run(self.embed(image))))
 
     def tokens(
-        self, image: Float[Array, "B H W 3"], *, blocks: int | None = None, project: bool = False
+        self,
+        image: Float[Array, "B H W 3"],
+        *,
+        blocks: int | None = None,
+        project: bool = False,
+        last: LastBlock | None = None,
+        std: float = 5.0,
+        convention: str | None = None,
     ) -> Float[Array, "B L D"]:
         """Returns the patch tokens after `blocks` blocks (None for all, −1 for all but one).
 
@@ -212,6 +220,20 @@ class VisionTransformer(nn.Module):
             blocks: how many blocks to run, with Python's slice meaning.
             project: also apply the final LayerNorm and the projection, so that tokens can be
                 compared with text embeddings; the last axis is then E.
+            last: what the last of these blocks does; None and "plain" run it as trained.
+            std: of the neighbourhood that `last` may ask for, patches.
+            convention: as for `embed`.
         """
-        x = self.run(self.embed(image), 0, blocks)[:, self.prefix :]
+        x = self.embed(image, convention=convention)
+        if last is None or last == LastBlock():
+            x = self.run(x, 0, blocks)
+        else:
+            *before, final = range(self.config.depth)[:blocks]
+            patch = self.config.patch_size
+            grid = (image.shape[1] // patch, image.shape[2] // patch)
+            bias = neighbourhood(grid, std, self.prefix) if last.neighbours else None
+            x = self.run(x, 0, len(before))
+            params = {"params": self.block_params(final)}
+            x = jnp.asarray(self.block().apply(params, x, last, bias, method=Block.dense))
+        x = x[:, self.prefix :]
         return self.project(self.ln_post(x)) if project else x

@@ -38,11 +38,12 @@ def attention(
     v: Float[Array, "B S A d"],
     *,
     mask: Bool[Array, "#B #A #N S"] | None = None,
+    bias: Float[Array, "N S"] | None = None,
     backend: str = "auto",
 ) -> Float[Array, "B N A d"]:
     """Attends every query to the admitted keys of its image.
 
-    softmax(q·kᵀ/√d) v, with logits and softmax in float32 whatever the dtype of the inputs.
+    softmax(q·kᵀ/√d + bias) v, with logits and softmax in float32 whatever the dtype of the inputs.
 
     Args:
         q: queries.
@@ -50,6 +51,7 @@ def attention(
         v: values.
         mask: True where a query may see a key; None admits all. A row that admits nothing
             yields the mean of the values rather than NaN.
+        bias: added to the logits, the same for all images and heads; None adds nothing.
         backend: one of `BACKENDS`.
 
     Returns:
@@ -57,13 +59,14 @@ def attention(
     """
     chosen = choose_backend(backend, q.dtype, q.shape[-1])
     if chosen == "cudnn":
-        return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation="cudnn")
+        added = None if bias is None else bias[None, None].astype(q.dtype)
+        return jax.nn.dot_product_attention(q, k, v, bias=added, mask=mask, implementation="cudnn")
     if chosen == "map":
         if mask is not None:
             full = (q.shape[0], q.shape[2], q.shape[1], k.shape[1])
             mask = jnp.broadcast_to(mask, full)
-        return _map_attention(q, k, v, mask)
-    return _xla_attention(q, k, v, mask)
+        return _map_attention(q, k, v, mask, bias)
+    return _xla_attention(q, k, v, mask, bias)
 
 
 def attention_weights(
@@ -71,27 +74,32 @@ def attention_weights(
     k: Float[Array, "B S A d"],
     *,
     mask: Bool[Array, "#B #A #N S"] | None = None,
+    bias: Float[Array, "N S"] | None = None,
 ) -> Float[Array, "B A N S"]:
-    """Computes softmax(q·kᵀ/√d) in float32, for those who need the map itself."""
+    """Computes softmax(q·kᵀ/√d + bias) in float32, for those who need the map itself."""
     logits = jnp.einsum("bnad,bsad->bans", q, k, preferred_element_type=jnp.float32)
     logits = logits * q.shape[-1] ** -0.5
+    if bias is not None:
+        logits = logits + bias
     if mask is not None:
         logits = jnp.where(mask, logits, _MASKED)
     return jax.nn.softmax(logits, axis=-1)
 
 
-def _xla_attention(q, k, v, mask):
-    weights = attention_weights(q, k, mask=mask).astype(v.dtype)
+def _xla_attention(q, k, v, mask, bias):
+    weights = attention_weights(q, k, mask=mask, bias=bias).astype(v.dtype)
     return jnp.einsum("bans,bsad->bnad", weights, v)
 
 
 @jax.custom_vjp
-def _map_attention(q, k, v, mask):
+def _map_attention(q, k, v, mask, bias):
     batch, queries, heads, width = q.shape
 
     def one(inputs):
         q1, k1, v1, *rest = inputs
         logits = jnp.dot(q1, k1.T, preferred_element_type=jnp.float32) * width**-0.5
+        if bias is not None:
+            logits = logits + bias
         if rest:
             logits = jnp.where(rest[0], logits, _MASKED)
         # Dividing after the product touches N·d numbers instead of N·S.
@@ -109,17 +117,18 @@ def _map_attention(q, k, v, mask):
     return out.reshape(batch, heads, queries, width).transpose(0, 2, 1, 3)
 
 
-def _map_forward(q, k, v, mask):
+def _map_forward(q, k, v, mask, bias):
     # The gradient of the map is slower than that of the batched form, so training takes the
     # batched form for both passes.
-    def batched(q, k, v):
-        return _xla_attention(q, k, v, mask)
+    def batched(q, k, v, bias):
+        return _xla_attention(q, k, v, mask, bias)
 
-    return jax.vjp(batched, q, k, v)
+    return jax.vjp(batched, q, k, v, bias)
 
 
 def _map_backward(pullback, cotangent):
-    return (*pullback(cotangent), None)
+    *inputs, bias = pullback(cotangent)
+    return (*inputs, None, bias)
 
 
 _map_attention.defvjp(_map_forward, _map_backward)

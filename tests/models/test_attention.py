@@ -17,9 +17,9 @@ def inputs(queries=7, keys=9, dtype=jnp.float32):
     return [jnp.asarray(draw.normal(size=s), dtype) for s in shapes]
 
 
-def oracle(q, k, v, mask=None):
+def oracle(q, k, v, mask=None, bias=0.0):
     q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
-    logits = np.einsum("bnad,bsad->bans", q, k) / np.sqrt(q.shape[-1])
+    logits = np.einsum("bnad,bsad->bans", q, k) / np.sqrt(q.shape[-1]) + bias
     if mask is not None:
         logits = np.where(mask, logits, -1e30)
     weights = np.exp(logits - logits.max(-1, keepdims=True))
@@ -39,6 +39,30 @@ def test_backends_equal_float64(backend, masked):
     mask = some_mask() if masked else None
     got = attention(*inputs(), mask=mask, backend=backend)
     np.testing.assert_allclose(got, oracle(*inputs(), mask), rtol=1e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("masked", [False, True])
+def test_bias_is_added_to_the_logits(backend, masked):
+    mask = some_mask() if masked else None
+    bias = np.random.default_rng(4).normal(size=(7, 9)).astype(np.float32)
+    got = attention(*inputs(), mask=mask, bias=jnp.asarray(bias), backend=backend)
+    np.testing.assert_allclose(got, oracle(*inputs(), mask, bias), rtol=1e-5, atol=2e-6)
+    assert np.abs(got - oracle(*inputs(), mask)).max() > 1e-2
+
+
+def test_gradients_of_the_bias_equal():
+    bias = jnp.asarray(np.random.default_rng(4).normal(size=(7, 9)), jnp.float32)
+
+    def grad(backend):
+        def loss(bias):
+            return jnp.square(attention(*inputs(), bias=bias, backend=backend)).sum()
+
+        return jax.grad(loss)(bias)
+
+    one, other = grad("xla"), grad("map")
+    np.testing.assert_allclose(one, other, rtol=1e-5, atol=2e-6)
+    assert np.abs(one).max() > 1e-2
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 7, 9), (2, 1, 1, 9), (1, 3, 7, 9)])
