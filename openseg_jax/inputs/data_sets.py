@@ -138,6 +138,12 @@ def _raw(words: str) -> Values:
     return {value: index for index, value in enumerate(raw)}
 
 
+def _things_of_stuff() -> Values:
+    """COCO-Stuff's values: category - 1 for things; stuff and "not labelled" are background."""
+    things = {value - 1: index for value, index in _raw("coco_object81").items() if index}
+    return {**dict.fromkeys([*range(91, 182), 255], 0), **things}
+
+
 def _background_last() -> Values:
     return {**_run(20, first=1), 20: 0}
 
@@ -156,6 +162,12 @@ _CONTEXT_IMAGES = (
 _COCO_IMAGES = ("coco|val2017", "coco|images/val2017", "coco_stuff164k|images/val2017",
                 "coco_object|images/val2017")  # fmt: skip
 _DERIVED = ("_labelTrainIds", "_instanceTrainIds", "_labelIds")
+_STUFF_LABELS = (
+    "coco|stuffthingmaps/val2017", "coco|stuffthingmaps_trainval2017/val2017",
+    "coco_stuff164k|annotations/val2017",
+)  # fmt: skip
+# Gaps in COCO-Stuff's numbering; no pixel should have them, and readers ignore them.
+_STUFF_GAPS = (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90)
 _CITY = "cityscapes|leftImg8bit/val"
 
 _SETS = (
@@ -224,6 +236,11 @@ _SETS = (
                 ("coco_object|annotations/val2017", "coco_stuff164k|annotations/val2017"),
                 _part(_run, 81), label_end="_instanceTrainIds.png",
             ),
+            # What those files are made of, by GroupViT's converter: COCO-Stuff's PNGs.
+            Layout(
+                "official", _COCO_IMAGES, _STUFF_LABELS, _things_of_stuff, not_ends=_DERIVED,
+                ignored=_STUFF_GAPS,
+            ),
         ),
     ),
     DataSet(
@@ -241,11 +258,8 @@ _SETS = (
             ),
             Layout(
                 "official", _COCO_IMAGES,
-                ("coco|stuffthingmaps/val2017", "coco|stuffthingmaps_trainval2017/val2017",
-                 "coco_stuff164k|annotations/val2017"),
-                _part(_raw, "coco_stuff171"), not_ends=_DERIVED,
-                # The gaps in the numbering; no pixel should have them, and readers ignore them.
-                ignored=(255, 11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90),
+                _STUFF_LABELS, _part(_raw, "coco_stuff171"), not_ends=_DERIVED,
+                ignored=(255, *_STUFF_GAPS),
             ),
         ),
     ),
