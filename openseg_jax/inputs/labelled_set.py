@@ -107,10 +107,11 @@ class LabelledSet:
 
     def read_labels(self, index: int) -> Int[np.ndarray, "H W"]:
         """Reads the labels alone, see `read`."""
-        return read_classes(self.items[index].labels, self._table, f"{self.name} ({self.layout})")
+        return read_classes(self.items[index].labels, self.lookup, f"{self.name} ({self.layout})")
 
     @functools.cached_property
-    def _table(self) -> Int[np.ndarray, "V"]:
+    def lookup(self) -> Int[np.ndarray, "V"]:
+        """The table that applies: `table`, or the one of prepared files."""
         if self.table is not None:
             return self.table
         count = len(self.classes)

@@ -41,3 +41,34 @@ def test_damage_is_named():
     code = rle.encode(np.eye(5, dtype=bool))
     with pytest.raises(UserError, match="fill 5x6"):
         rle.decode({"size": [5, 6], "counts": code["counts"]})
+    with pytest.raises(UserError, match="fill 5x5"):
+        rle.decode({"size": [5, 5], "counts": code["counts"][:-1] + "P"})
+    with pytest.raises(UserError, match="got 0 pixels"):
+        rle.decode({"size": [5, 5], "counts": ""})
+
+
+def letter_by_letter(text):
+    """The decoder as COCO's API writes it."""
+    counts, number, shift = [], 0, 0
+    for letter in text:
+        bits = ord(letter) - 48
+        number |= (bits & 0x1F) << shift
+        shift += 5
+        if not bits & 0x20:
+            number -= (1 << shift) if bits & 0x10 else 0
+            counts.append(number + (counts[-2] if len(counts) > 2 else 0))
+            number = shift = 0
+    return counts
+
+
+def test_all_letters_at_once_are_as_one_by_one():
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        counts = rng.integers(0, 10 ** rng.integers(1, 6), rng.integers(1, 40)).tolist()
+        inside = np.arange(len(counts)) % 2 == 1
+        mask = np.repeat(inside, counts)[:, None]
+        code = rle.encode(mask)
+        np.testing.assert_array_equal(rle.decode(code), mask)
+        assert sum(letter_by_letter(code["counts"])) == mask.size
+        plain = rle.decode({"size": list(mask.shape), "counts": letter_by_letter(code["counts"])})
+        np.testing.assert_array_equal(plain, mask)
