@@ -28,6 +28,7 @@ VERBS = {
     "classify-masks": ("openseg_jax.cli.classify_masks", "score masks that you have"),
     "demo": ("openseg_jax.cli.demo", "render scenes, segment them, write an HTML report"),
     "evaluate": ("openseg_jax.cli.evaluate", "measure methods on a benchmark, with a report"),
+    "data": ("openseg_jax.cli.data", "prepare, verify and list data sets"),
     "train": ("openseg_jax.cli.train", "train from a config file"),
     "convert": ("openseg_jax.cli.convert", "turn downloaded weights into our folder format"),
     "models": ("openseg_jax.cli.models", "list known models with source and licence"),
