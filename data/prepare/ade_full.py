@@ -52,7 +52,7 @@ def class_numbers(colours: UInt8[np.ndarray, "H W 3"]) -> Int[np.ndarray, "H W"]
 
     Source: ADE20K's own loader.
     """
-    numbers = colours[..., 0].astype(np.int32) // 10 * 256 + colours[..., 1]
+    numbers = (colours[..., 0] // 10).astype(np.int32) * 256 + colours[..., 1]
     if numbers.max(initial=0) > OBJECTS:
         raise expected(
             "colours", f"class numbers up to {OBJECTS}", str(numbers.max()),

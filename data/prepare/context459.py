@@ -1,7 +1,8 @@
 """PC-459: PASCAL Context with all 459 classes of its MATLAB files.
 
-The pictures are those of PC-59's validation list; the MATLAB files cover the training pictures
-too, and the list that belonged to them is no longer offered.
+The pictures are those of PC-59's validation, which trainval_merged.json or mmsegmentation's list
+names; the MATLAB files cover the training pictures too, and the list that belonged to them is no
+longer offered.
 """
 
 from __future__ import annotations
@@ -10,11 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from openseg_jax.data.prepare import context
 from openseg_jax.data.prepare.base import Archive, Job, described
-from openseg_jax.data.prepare.coco_annotations import read_json
 from openseg_jax.data.prepare.context_mat import read_label_mat
 
-from openseg_jax.errors import UserError, expected
+from openseg_jax.errors import UserError
 from openseg_jax.inputs.data_sets import data_set
 from openseg_jax.inputs.label_layouts import find_path, read_list
 from openseg_jax.types import Int
@@ -26,7 +27,6 @@ _VOC = "VOCdevkit/VOC2010|"
 _IMAGES = (_VOC + "JPEGImages",)
 _MATS = ("pascal_context|trainval", _VOC + "trainval", _VOC + "pascal_context/trainval")
 _LISTS = (_VOC + "ImageSets/SegmentationContext/val.txt",)
-_JSON = (_VOC + "trainval_merged.json",)
 
 
 def _examples(root: Path) -> Sequence[Job]:
@@ -46,22 +46,8 @@ def _examples(root: Path) -> Sequence[Job]:
 
 def _names(root: Path) -> list[str]:
     listed = find_path(root, _LISTS)
-    if listed is not None:
-        return sorted(read_list(listed))
-    path = find_path(root, _JSON)
-    if path is None:
-        raise UserError(
-            f"{root}: holds no list of the validation pictures, trainval_merged.json or "
-            f"ImageSets/SegmentationContext/val.txt; put {data_set('context').get} there"
-        )
-    try:
-        rows = [row for row in read_json(path)["images"] if row["phase"] == "val"]
-        return sorted(Path(row["file_name"]).stem for row in rows)
-    except (KeyError, TypeError) as error:
-        raise expected(
-            str(path), "images with file_name and phase", f"a file without {error}",
-            "get trainval_merged.json again",
-        ) from error  # fmt: skip
+    names = read_list(listed) if listed else [job.name for job in context.examples(root)]
+    return sorted(names)
 
 
 def _make(job: Job) -> Int[np.ndarray, "H W"]:
@@ -71,13 +57,7 @@ def _make(job: Job) -> Int[np.ndarray, "H W"]:
 
 RECIPE = described(
     "context459",
-    (
-        Archive(
-            "VOCtrainval_03-May-2010*.tar",
-            ("*/JPEGImages/*", "*/ImageSets/SegmentationContext/*"),
-        ),
-        Archive("trainval.tar.gz", ("*.mat",)),
-    ),
+    (*context.RECIPE.archives, Archive("trainval.tar.gz", ("*.mat",))),
     _examples,
     _make,
 )

@@ -110,8 +110,9 @@ def verify(
     for results in pool.run(call, checks, workers or pool.cores()):
         for problem, shown in results:
             problems += [problem] if problem else []
-            pixels[list(shown)] += list(shown.values())
-            pictures[list(shown)] += 1
+            for index, number in shown.items():
+                pixels[index] += number
+                pictures[index] += 1
         done += len(results)
         if tell is not None:
             tell(f"verifying {name}", done / len(checks))

@@ -8,6 +8,7 @@ import json
 import numpy as np
 import pytest
 from openseg_jax.data.prepare.run import prepare
+from openseg_jax.data.prepare.verify import verify
 from PIL import Image
 
 from openseg_jax.errors import UserError
@@ -16,6 +17,14 @@ from openseg_jax.inputs.labelled_set import open_set
 from tests.data import official
 
 ADE = ("ADE_val_00000001", "ADE_val_00000002")
+
+
+def assert_verified(name, root, count):
+    """Nothing is wrong but the number of pictures, which is not the published one."""
+    report = verify(name, root, workers=1)
+    (problem,) = report.problems
+    assert report.count == count
+    assert f"{count} items, but results are published on {data_set(name).counts[0]}" in problem
 
 
 def ade_numbers(seed, size):
@@ -58,6 +67,9 @@ def test_ade847(tmp_path):
     assert head["ignore"] == 65535 and len(head["classes"]) == 847
     values = np.concatenate([values.ravel() for values in numbers.values()])
     assert head["histogram"] == [int((values == number).sum()) for number in raw]
+    assert_verified("ade847", tmp_path, 2)
+    (done.folder / "images" / f"{ADE[0]}.jpg").unlink()
+    assert any(f"{ADE[0]}.jpg" in p for p in verify("ade847", tmp_path, workers=1).problems)
 
 
 def test_ade847_shrinks_what_is_larger(tmp_path):
@@ -136,8 +148,17 @@ def write_context(root, values=None, listed=VAL, sizes=SIZES):
     values = values or {n: rng.integers(0, 460, size) for n, size in SIZES.items()}
     official.write_tar(root / "VOCtrainval_03-May-2010.tar", official.voc2010(sizes))
     official.write_tar(root / "trainval.tar.gz", official.label_mats(values))
-    rows = [{"file_name": f"{n}.jpg", "phase": "val" if n in listed else "train"} for n in SIZES]
-    (root / "trainval_merged.json").write_text(json.dumps({"images": rows}))
+    pictures = [
+        {"image_id": i, "file_name": f"{n}.jpg", "height": h, "width": w,
+         "phase": "val" if n in listed else "train"}
+        for i, (n, (h, w)) in enumerate(SIZES.items())
+    ]  # fmt: skip
+    masks = [
+        {"image_id": i, "category_id": 2, "segmentation": {"size": [h, w], "counts": [h * w]}}
+        for i, (h, w) in enumerate(SIZES.values())
+    ]
+    content = {"images": pictures, "annos_segmentation": masks}
+    (root / "trainval_merged.json").write_text(json.dumps(content))
     return values
 
 
@@ -151,6 +172,7 @@ def test_context459(tmp_path):
         want = np.array([[v - 1 if v else -1 for v in row] for row in values[name].tolist()])
         np.testing.assert_array_equal(labels, want)
         assert image.shape[:2] == want.shape
+    assert_verified("context459", tmp_path, 2)
     stored = np.asarray(Image.open(found.items[0].labels))
     assert stored.dtype == np.uint16 and (stored[values[sorted(VAL)[0]] == 0] == 65535).all()
 
@@ -158,7 +180,7 @@ def test_context459(tmp_path):
 def test_context459_takes_the_list_of_mmsegmentation(tmp_path):
     write_context(tmp_path)
     (tmp_path / "trainval_merged.json").unlink()
-    with pytest.raises(UserError, match="no list of the validation pictures"):
+    with pytest.raises(UserError, match="trainval_merged"):
         prepare("context459", tmp_path, workers=1)
     path = tmp_path / "VOCdevkit/VOC2010/ImageSets/SegmentationContext/val.txt"
     path.parent.mkdir(parents=True)
@@ -173,7 +195,7 @@ def test_context459_takes_the_list_of_mmsegmentation(tmp_path):
         ({"sizes": {**SIZES, "2008_000007": (6, 7)}}, r"2008_000007\.jpg: expected the size"),
         ({"sizes": {"2008_000002": (13, 17)}}, r"2008_000007\.jpg: the picture is missing"),
         ({"values": {"2008_000002": np.ones((13, 17))}}, r"2008_000007\.mat: the file is missing"),
-        ({"listed": []}, "the split is empty"),
+        ({"listed": []}, "pictures of the phase"),
     ],
 )
 def test_context459_bad_input(tmp_path, change, message):
@@ -243,6 +265,7 @@ def test_coco_object(tmp_path):
     want[12:16, 20:26] = 1
     np.testing.assert_array_equal(found.read(1)[1], want)
     assert found.classes[12] == "stop sign" and found.classes[80] == "toothbrush"
+    assert_verified("coco_object", tmp_path, 2)
 
 
 @pytest.mark.parametrize(
@@ -261,6 +284,24 @@ def test_coco_object_bad_input(tmp_path, content, sizes, message):
     with pytest.raises(UserError, match=message):
         prepare("coco_object", tmp_path, workers=1)
     assert not list((tmp_path / "prepared").glob("*")) and not list(tmp_path.glob("prepared/.*"))
+
+
+def test_coco_object_is_read_from_coco_stuff_as_by_groupvit(tmp_path):
+    write_coco(tmp_path, coco())
+    values = np.random.default_rng(0).choice([0, 12, 89, 91, 181, 255], (20, 30)).astype(np.uint8)
+    files = {
+        f"val2017/{name}.png": official.encoded(v, "PNG")
+        for name, v in (("000000000009", values), ("000000000004", values[:12, :10]))
+    }
+    official.write_zip(tmp_path / "stuffthingmaps_trainval2017.zip", files)
+    prepare("coco_stuff", tmp_path, workers=1)  # unpacks it
+    found = open_set("coco_object", tmp_path)
+    # Things are category - 1 there: person 0, stop sign 12, toothbrush 89; all else is background.
+    want = np.vectorize({0: 1, 12: 12, 89: 80, 91: 0, 181: 0, 255: 0}.get)(values)
+    assert found.layout == "official"
+    np.testing.assert_array_equal(found.read(1)[1], want)
+    prepare("coco_object", tmp_path, workers=1)
+    assert open_set("coco_object", tmp_path).layout == "prepared"
 
 
 def test_coco_object_says_what_is_missing(tmp_path):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from openseg_jax.data.prepare.referring_rows import read_refs
 from openseg_jax.data.prepare.run import prepare
+from openseg_jax.data.prepare.verify import verify
 
 from openseg_jax.errors import UserError
 from openseg_jax.inputs.referring_set import open_referring
@@ -100,6 +101,21 @@ def test_prepare_open_read(tmp_path, name):
     assert {s: (v["count"], v["pictures"], v["texts"]) for s, v in head["splits"].items()} == {
         "val": (2, 2, 4), "testA": (1, 1, 1), "train": (1, 1, 1),
     }  # fmt: skip
+
+
+def test_verifying_compares_each_split_with_its_published_number(tmp_path):
+    write(tmp_path)
+    prepare("refcoco", tmp_path, workers=1)
+    report = verify("refcoco", tmp_path, workers=1)
+    assert report.count == 4 and report.layout == "referring"
+    wanted = {"train": (1, 42404), "val": (2, 3811), "testA": (1, 1975)}
+    assert len(report.problems) == len(wanted)
+    for split, (count, published) in wanted.items():
+        text = f"{split}: {count} items, but results are published on {published}"
+        assert any(text in problem for problem in report.problems)
+    (tmp_path / "unpacked/train2014/train2014/COCO_train2014_000000000007.jpg").unlink()
+    problems = verify("refcoco", tmp_path, workers=1).problems
+    assert sum("000000000007.jpg: the picture is missing" in text for text in problems) == 2
 
 
 def test_refcocog_has_both_partitions(tmp_path):
