@@ -13,6 +13,7 @@ import argparse
 import ast
 import json
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -126,7 +127,7 @@ def configured(args: argparse.Namespace) -> Any:
                 config.models[method] = name
         else:
             config.model = text
-    own = [text for text in args.set if text.partition(".")[0] in config.settings]
+    own = [text for text in args.set if re.split("[.=]", text)[0] in config.settings]
     config = override(config, [text for text in args.set if text not in own])
     for text in own:
         _set_method(config, text)
@@ -174,6 +175,8 @@ def evaluators(config: Any) -> list[Evaluator | ReferringEvaluator]:
         method = name.partition("/")[0]
         given = config.settings.get(method, {})
         settings = settings_for(bench, name, dict(given), config.parity or None)
+        if referring and method == "car":
+            settings = {"canvas": config.canvas} | settings
         texts = None if referring else texts_for(bench, method, config.names or None)
         wanted.append((name, method, settings, texts))
     source = open_source(bench, config)
@@ -183,8 +186,9 @@ def evaluators(config: Any) -> list[Evaluator | ReferringEvaluator]:
         segmenter = api.load(method, model, api.frozen_settings(settings))
         if texts is None:
             job: Any = ReferringEvaluator(
-                segmenter, bench, source, method=name, model=model, max_side=config.max_side
-            )
+                segmenter, bench, source, method=name, model=model, max_side=config.max_side,
+                parity=config.parity or None,
+            )  # fmt: skip
         else:
             job = Evaluator(
                 segmenter, bench, source, texts, method=name, model=model, options=options

@@ -157,11 +157,11 @@ BENCHMARKS: Mapping[str, Benchmark] = {
             "voc20", "voc", "voc20", split="voc_15_5", published=_VOC, presets=_VOC_PRESETS
         ),
         _semantic(
-            "voc21", "voc", "voc20", background=True, published=_VOC, presets=_VOC_PRESETS
+            "voc21", "voc", "voc21", background=True, published=_VOC, presets=_VOC_PRESETS
         ),
         _semantic("pc59", "context", "pc59", published=_CONTEXT, presets=_CONTEXT_PRESETS),
         _semantic(
-            "pc60", "context", "pc59", background=True, published=_CONTEXT,
+            "pc60", "context", "pc60", background=True, published=_CONTEXT,
             presets=_CONTEXT_PRESETS,
         ),
         _semantic("pc459", "context459", "pc459", presets={"car": "pascal_context_459"}),

@@ -86,7 +86,7 @@ class Pictures:
         coarse = rng.integers(0, count + 1, (size[0] // 6 + 1, size[1] // 6 + 1))
         labels = np.kron(coarse, np.ones((6, 6), int))[: size[0], : size[1]]
         table = np.array([(90, 90, 90), *(COLOURS[n] for n in NAMES)])
-        image = np.clip(table[labels] + rng.integers(-100, 100, (*size, 3)), 0, 255)
+        image = np.clip(table[labels] + rng.integers(-150, 150, (*size, 3)), 0, 255)
         truth = labels if self.background else labels - 1
         truth = np.where((truth < 0) | (rng.random(size) < 0.2), IGNORE, truth)
         if index == 2:
