@@ -164,6 +164,8 @@ def _tar_members(path: Path, keep: tuple[str, ...]) -> Iterator[tuple[str, IO[by
         ended = getattr(archive, "ended_by", None)
         if type(ended).__name__ != "EOFHeaderError":
             raise tarfile.ReadError("it has no end mark")
+        while archive.fileobj.read(_BLOCK):
+            pass  # to the end, where compressed files have their checksum
 
 
 def _kept(name: str, keep: tuple[str, ...]) -> bool:

@@ -7,6 +7,7 @@ import itertools
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
@@ -80,6 +81,15 @@ def _context(call: Any) -> Any:
 def _start() -> None:
     # Ctrl-C reaches the whole group; the parent decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
+
+
+def _leave_with(parent: Any) -> None:
+    """Ends this process when the parent is killed; it would wait for work for ever."""
+    parent.join()
+    os._exit(1)
 
 
 def _each(call: Callable[[V], R], values: Sequence[V]) -> list[R]:
