@@ -238,6 +238,16 @@ def coco(**changes):
     return changes.get("pictures", pictures), annotations + changes.get("more", [])
 
 
+def drawn():
+    """Labels of picture 9."""
+    want = np.zeros((20, 30), int)
+    want[:, :12] = 80  # toothbrush, the crowd: under everything else although first in the file
+    want[5:14, 8:17] = 12  # stop sign, category 13
+    want[2:10, 4:14] = 1  # person, before the stop sign in the file
+    want[12:16, 20:26] = 1
+    return want
+
+
 def write_coco(root, content, sizes=((20, 30), (12, 10))):
     files = {
         f"val2017/00000000000{i}.jpg": official.picture(size, i)
@@ -258,12 +268,7 @@ def test_coco_object(tmp_path):
     assert found.background and found.classes[0] == "background" and len(found.classes) == 81
     assert [item.name for item in found.items] == ["000000000004", "000000000009"]
     assert not found.read(0)[1].any()  # a picture without instances is all background
-    want = np.zeros((20, 30), int)
-    want[:, :12] = 80  # toothbrush, the crowd: under everything else although first in the file
-    want[5:14, 8:17] = 12  # stop sign, category 13
-    want[2:10, 4:14] = 1  # person, before the stop sign in the file
-    want[12:16, 20:26] = 1
-    np.testing.assert_array_equal(found.read(1)[1], want)
+    np.testing.assert_array_equal(found.read(1)[1], drawn())
     assert found.classes[12] == "stop sign" and found.classes[80] == "toothbrush"
     assert_verified("coco_object", tmp_path, 2)
 
