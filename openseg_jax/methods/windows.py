@@ -181,10 +181,9 @@ def back(
     weights = n.maximum(1.0 - n.abs(positions[:, None] - places[None, :]), 0.0)
     if plan.whole:
         return weights.astype(np.float32)
-    covering: Any = 0
     count = window_count(plan, work)
-    for index in range(count if isinstance(count, int) else plan.most_windows):
-        begin = start(plan, index, work)
-        inside = (places >= begin) & (places < begin + plan.crop) & (index < count)
-        covering = covering + inside
+    numbers = n.arange(count if isinstance(count, int) else plan.most_windows)
+    begins = n.minimum(numbers * plan.stride, n.maximum(work - plan.crop, 0))
+    after = places[:, None] - begins
+    covering = ((after >= 0) & (after < plan.crop) & (numbers < count)).sum(axis=1)
     return (weights / n.maximum(covering, 1)).astype(np.float32)
