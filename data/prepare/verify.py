@@ -104,7 +104,10 @@ def verify(
     found, checks, head = _checks(name, root)
     table = None if found is None else found.lookup
     count = 0 if found is None else len(found.classes)
-    call = functools.partial(_check, table, count, quick, f"{name} ({_layout(found)})")
+    again = f"openseg data prepare {name} --root {root}"
+    ours = found is None or found.layout == "prepared"
+    fix = f"run {again} --again" if ours else "unpack or copy it again"
+    call = functools.partial(_check, table, count, quick, f"{name} ({_layout(found)})", fix)
     pixels, pictures = np.zeros(count + 1, np.int64), np.zeros(count + 1, np.int64)
     problems, done = [], 0
     for results in pool.run(call, checks, workers or pool.cores()):
@@ -118,7 +121,6 @@ def verify(
             tell(f"verifying {name}", done / len(checks))
     problems = sorted(problems)
     published = tuple(head.get("published", ()))
-    again = f"openseg data prepare {name} --root {root}"
     if found is not None and found.layout == "prepared" and not problems:
         problems += _compared(head, pixels, f"{root / 'prepared' / name}: ", f"{again} --again")
     if found is not None:
@@ -173,32 +175,32 @@ def _checks(
 
 
 def _check(
-    table: Int[np.ndarray, "V"] | None, count: int, quick: bool, owner: str, check: _Check
+    table: Int[np.ndarray, "V"] | None, count: int, quick: bool, owner: str, fix: str, check: _Check
 ) -> tuple[str, dict[int, int]]:
     """Checks one item: what is wrong, or ""; and the pixels of each class."""
     try:
         size, shown = check.size, {}
         if check.labels is not None and table is not None:
             if not check.labels.is_file():
-                raise UserError(f"{check.labels}: the label map is missing; {_again(check)}")
+                raise UserError(f"{check.labels}: the label map is missing; {fix}")
             if check.sha256 is not None and sha256(check.labels) != check.sha256:
-                raise UserError(f"{check.labels}: is not what was written; {_again(check)}")
+                raise UserError(f"{check.labels}: is not what was written; {fix}")
             labels = read_classes(check.labels, table, owner)
             if size is not None and labels.shape != size:
                 raise expected(
                     str(check.labels), f"{size[1]}x{size[0]}",
-                    f"{labels.shape[1]}x{labels.shape[0]}", _again(check),
+                    f"{labels.shape[1]}x{labels.shape[0]}", fix,
                 )  # fmt: skip
             size = labels.shape[0], labels.shape[1]
             counts = np.bincount(np.where(labels < 0, count, labels).ravel(), minlength=count + 1)
             shown = {int(i): int(counts[i]) for i in np.flatnonzero(counts)}
         if check.mask is not None and not rle.decode(dict(check.mask)).any():
-            raise UserError(f"{check.image}: the mask of an object in it is empty; {_again(check)}")
+            raise UserError(f"{check.image}: the mask of an object in it is empty; {fix}")
         sizes = picture_sizes(check.image)
         if size is not None and size not in sizes:
             raise UserError(
                 f"{check.image}: expected the size of its labels, {size[1]}x{size[0]}, got "
-                f"{sizes[0][1]}x{sizes[0][0]}; unpack the archive with the pictures again"
+                f"{sizes[0][1]}x{sizes[0][0]}; unpack or copy the pictures again"
             )
         if not quick:
             read_image(check.image)
@@ -207,12 +209,6 @@ def _check(
     except OSError as error:
         return f"{error.filename}: cannot be read ({error.strerror}); check its rights", {}
     return "", shown
-
-
-def _again(check: _Check) -> str:
-    if check.sha256 is None and check.mask is None:
-        return "unpack or copy it again"
-    return "run openseg data prepare with --again"
 
 
 def _compared(head: Mapping[str, Any], pixels: Any, where: str, again: str) -> list[str]:

@@ -97,7 +97,7 @@ def _verify(args: argparse.Namespace) -> int:
         _print_report(report)
     if not report.problems:
         return 0
-    more = f" (and {len(report.problems) - 1} more problems)" if len(report.problems) > 1 else ""
+    more = f" (and {len(report.problems) - 1} more)" if len(report.problems) > 1 else ""
     raise UserError(report.problems[0] + more)
 
 
