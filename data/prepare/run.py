@@ -213,7 +213,10 @@ def _resumable(folder: Path, root: Path, jobs: Sequence[Job]) -> dict[str, dict[
             continue  # the line that was being written when the run was killed
         if name in wanted and row["key"] == work.key(wanted[name], root):
             path = folder / labels if labels else None
-            if path is None or (path.is_file() and work.sha256(path) == row["sha256"]):
+            own = _own_picture(row, folder)
+            if (path is None or (path.is_file() and work.sha256(path) == row["sha256"])) and (
+                not own or (folder / own).is_file()
+            ):
                 done[name] = row
     # What a stopped run wrote for other jobs must not become part of the result.
     keep = {row["labels"] for row in done.values()}

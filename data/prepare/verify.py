@@ -128,7 +128,11 @@ def verify(
     for split, facts in head.get("splits", {}).items():
         where = f"{root}: {split}: "
         problems += _counted(facts["count"], facts["published"], head, where, again)
-    notes = []
+    notes = [
+        f"{split}: {facts['count']} objects in {facts['pictures']} pictures, {facts['texts']} "
+        f"expressions (published: {facts['published_pictures']} pictures)"
+        for split, facts in head.get("splits", {}).items()
+    ]
     if found is not None:
         notes += _notes(found, pictures)
     return Report(

@@ -98,6 +98,23 @@ def test_ade847_resumes_with_its_pictures(tmp_path):
     assert full.count == 2 and len(list((full.folder / "images").iterdir())) == 2
 
 
+def test_ade847_makes_a_picture_again_that_a_stopped_run_lost(tmp_path):
+    write_ade(tmp_path)
+
+    def stop(what, share):
+        if what.startswith("preparing"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare("ade847", tmp_path, workers=1, tell=stop)
+    images = tmp_path / "prepared/.ade847.partial/images"
+    (images / f"{ADE[1]}.jpg").unlink()
+    (images / "other.jpg").write_bytes(b"of another run")
+    done = prepare("ade847", tmp_path, workers=1)
+    assert (done.count, done.made) == (2, 1)
+    assert sorted(p.stem for p in (done.folder / "images").iterdir()) == list(ADE)
+
+
 def recolour(files):
     name = next(n for n in files if n.endswith("_seg.png"))
     files[name] = official.encoded(np.full((40, 60, 3), 255, np.uint8), "PNG")

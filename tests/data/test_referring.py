@@ -108,6 +108,7 @@ def test_verifying_compares_each_split_with_its_published_number(tmp_path):
     prepare("refcoco", tmp_path, workers=1)
     report = verify("refcoco", tmp_path, workers=1)
     assert report.count == 4 and report.layout == "referring"
+    assert report.notes[0].startswith("val: 2 objects in 2 pictures, 4 expressions")
     wanted = {"train": (1, 42404), "val": (2, 3811), "testA": (1, 1975)}
     assert len(report.problems) == len(wanted)
     for split, (count, published) in wanted.items():
@@ -116,6 +117,14 @@ def test_verifying_compares_each_split_with_its_published_number(tmp_path):
     (tmp_path / "unpacked/train2014/train2014/COCO_train2014_000000000007.jpg").unlink()
     problems = verify("refcoco", tmp_path, workers=1).problems
     assert sum("000000000007.jpg: the picture is missing" in text for text in problems) == 2
+
+
+def test_a_limit_leaves_training_out_first(tmp_path):
+    write(tmp_path, rows=ROWS[::-1])
+    prepare("refcoco", tmp_path, workers=1, limit=3)
+    assert [len(open_referring("refcoco", s, tmp_path)) for s in ("val", "testA")] == [2, 1]
+    with pytest.raises(UserError, match="split of refcoco"):
+        open_referring("refcoco", "train", tmp_path)
 
 
 def test_refcocog_has_both_partitions(tmp_path):
