@@ -199,19 +199,23 @@ class Evaluator:
             missed=None if background else matrix[1:, 0],
         )
 
-    def look(self, name: str) -> Picture:
-        """Segments one picture again, for a report.
+    def look(self, names: Sequence[str]) -> dict[str, Picture]:
+        """Segments some pictures again, for a report.
 
         Args:
-            name: of the picture in the data set.
+            names: of pictures in the data set.
         """
         from openseg_jax.eval.report_html import Picture
 
-        index = next(i for i, item in enumerate(self.source.items) if item.name == name)
-        (loaded,) = self._feed.batches(self._buckets, {index})
-        truth = loaded.truths[0]
-        labels = np.asarray(self.labeller(loaded.batch))[0, : truth.shape[0], : truth.shape[1]]
-        return Picture(self.source.read(index)[0], truth, labels.astype(np.int32))
+        wanted = {i for i, item in enumerate(self.source.items) if item.name in set(names)}
+        found = {}
+        for loaded in self._feed.batches(self._buckets, wanted):
+            labels = np.asarray(self.labeller(loaded.batch)).astype(np.int32)
+            for index, truth, label in zip(loaded.indices, loaded.truths, labels, strict=False):
+                own = label[: truth.shape[0], : truth.shape[1]]
+                image = self.source.read(index)[0]
+                found[self.source.items[index].name] = Picture(image, truth, own)
+        return found
 
     def describe(self) -> dict[str, Any]:
         """Says everything that the numbers depend on, in the order it is read."""

@@ -221,18 +221,20 @@ class ReferringEvaluator:
             return one.mask & ~one.twice
         return one.mask
 
-    def look(self, name: str) -> Picture:
-        """Segments one object again, for a report.
+    def look(self, names: Sequence[str]) -> dict[str, Picture]:
+        """Segments some objects again, for a report.
 
         Args:
-            name: of the object in the data set.
+            names: of objects in the data set.
         """
         from openseg_jax.eval.report_html import Picture
 
-        index = next(i for i, item in enumerate(self.source.items) if item.name == name)
-        one = self.source.read(index)
-        truth, found = self._truth(one), self._find(one)
-        return Picture(one.image, truth.astype(np.int32), found.astype(np.int32))
+        wanted = [i for i, item in enumerate(self.source.items) if item.name in set(names)]
+        found = {}
+        for one in self._read(wanted, {"input": 0.0}):
+            truth, mask = self._truth(one), self._find(one)
+            found[one.name] = Picture(one.image, truth.astype(np.int32), mask.astype(np.int32))
+        return found
 
     def describe(self) -> dict[str, Any]:
         """Says everything that the numbers depend on, in the order it is read."""

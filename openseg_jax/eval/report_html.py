@@ -11,7 +11,7 @@ import dataclasses
 import html
 import io
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -50,8 +50,8 @@ class Picture:
     predicted: Int[np.ndarray, "H W"]
 
 
-# From the name of a picture (or of a referred object) to what is shown of it.
-Pictures = Callable[[str], Picture]
+# From names of pictures (or of referred objects) to what is shown of them.
+Pictures = Callable[[Sequence[str]], Mapping[str, Picture]]
 
 
 def write_html(
@@ -174,12 +174,13 @@ def _extremes(
     result: AnyResult, look: Pictures, most: int, among: Sequence[AnyResult]
 ) -> list[str]:
     worst, best = report_tables.ranked(result, most)
+    seen = look([name for name, _ in (*worst, *best)])
     name = f": {report_tables.title_of(result, among)}" if len(among) > 1 else ""
     things = "objects" if isinstance(result, ReferringResult) else "pictures"
     parts = []
     for title, side in (("Worst", worst), ("Best", best)):
         if side:
-            cards = "".join(_card(result, key, iou, look(key)) for key, iou in side)
+            cards = "".join(_card(result, key, iou, seen[key]) for key, iou in side)
             parts += [page.heading(f"{title} {things}{name}"), f"<div class=cards>{cards}</div>"]
     return parts
 

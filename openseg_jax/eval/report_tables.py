@@ -45,6 +45,14 @@ _LABELS = {
 }
 
 
+_PARTS = {
+    "device": "device busy, %",
+    "input": "waiting for input, %",
+    "metrics": "metrics, %",
+    "segment": "segmenting, %",
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Table:
     """A table of a report.
@@ -131,8 +139,8 @@ def summary(results: Sequence[AnyResult]) -> Table:
     keys = [k for k in keys if k.split("_")[0] not in ("seen", "unseen", "harmonic") or "gt" in k]
     rows = []
     for result, one in zip(results, found, strict=True):
-        seconds = result.timings.get("total", float("nan"))
-        each = 1000 * seconds / len(result.rows) if result.rows else None
+        done, seconds = _done(result), _working(result)
+        each = 1000 * seconds / done if done else None
         rows.append(
             (
                 result.method, result.model, *(percent(one.get(key)) for key in keys),
@@ -141,7 +149,32 @@ def summary(results: Sequence[AnyResult]) -> Table:
         )  # fmt: skip
     things = "objects" if isinstance(results[0], ReferringResult) else "pictures"
     header = ("method", "model", *map(label, keys), things, "ms each")
-    return Table("Summary", header, tuple(rows), _meanings(keys))
+    return Table("Summary", header, tuple(rows), (*_parts(results), *_meanings(keys)))
+
+
+def _parts(results: Sequence[AnyResult]) -> tuple[str, ...]:
+    """Warns of results on a part of a benchmark, whose provenance says "n of all"."""
+    notes = []
+    for result in results:
+        for things in ("pictures", "objects"):
+            count, of, whole = str(result.provenance.get(things, "")).partition(" of ")
+            if of and count != whole:
+                notes.append(
+                    f"Only {count} of {whole} {things} were evaluated: these numbers do not "
+                    "compare with those of the whole benchmark."
+                )
+    return tuple(dict.fromkeys(notes))
+
+
+def _done(result: AnyResult) -> int:
+    """Counts what this run did itself, and not one that it went on from."""
+    return len(result.rows) - int(result.provenance.get("resumed", 0))
+
+
+def _working(result: AnyResult) -> float:
+    """Returns the seconds of the loop without compiling; NaN where they are not known."""
+    loop = result.timings.get("loop", result.timings.get("total", float("nan")))
+    return loop - result.timings.get("compile", 0.0)
 
 
 def _meanings(keys: Sequence[str]) -> tuple[str, ...]:
@@ -300,21 +333,29 @@ def ranked(result: AnyResult, most: int) -> tuple[list[tuple[str, float]], list[
 
 
 def timings(results: Sequence[AnyResult]) -> Table:
-    """Makes the table of seconds, each part with its share of the total."""
-    parts = list(dict.fromkeys(name for result in results for name in result.timings))
+    """Makes the table of time: seconds, and the parts' shares of the loop without compiling."""
+    known = list(dict.fromkeys(name for result in results for name in result.timings))
+    whole = [name for name in known if name in ("total", "loop", "compile")]
+    parts = [name for name in known if name not in whole]
     rows = []
     for result in results:
-        total = result.timings.get("total", float("nan"))
-        cells = []
-        for part in parts:
-            seconds = result.timings.get(part, float("nan"))
-            share = "" if part == "total" or not total > 0 else f" ({100 * seconds / total:.1f} %)"
-            cells.append(None if math.isnan(seconds) else f"{seconds:.3g}{share}")
-        rate = len(result.rows) / total if total > 0 else float("nan")
-        rows.append(
-            (title_of(result, results), *cells, None if math.isnan(rate) else f"{rate:.3g}")
+        done, seconds = _done(result), _working(result)
+        shares = (
+            100 * result.timings.get(part, float("nan")) / seconds if seconds > 0 else None
+            for part in parts
         )
-    return Table("Time", ("method", *(f"{part}, s" for part in parts), "a second"), tuple(rows))
+        rate = done / seconds if seconds > 0 else None
+        cells = (result.timings.get(name) for name in whole)
+        rows.append((title_of(result, results), *cells, *shares, done, rate))
+    things = "objects" if isinstance(results[0], ReferringResult) else "pictures"
+    header = (
+        *(f"{name}, s" for name in whole),
+        *(_PARTS.get(part, f"{part}, %") for part in parts),
+    )
+    notes = (
+        "Shares are of the loop without compiling. What an earlier run had counted is not timed.",
+    )
+    return Table("Time", ("method", *header, things, f"{things}/s"), tuple(rows), notes)
 
 
 def provenance(result: AnyResult) -> dict[str, str]:

@@ -185,7 +185,7 @@ def test_provenance_says_what_decides():
 
 def test_look_shows_what_was_counted():
     one = evaluator()
-    seen, (image, truth) = one.look("picture_1"), one.source.read(1)
+    seen, (image, truth) = one.look(["picture_1"])["picture_1"], one.source.read(1)
     np.testing.assert_array_equal(seen.image, image)
     np.testing.assert_array_equal(seen.truth, truth)
     np.testing.assert_array_equal(seen.predicted, predict(image))

@@ -163,6 +163,6 @@ def test_limit_and_empty_sets():
 
 
 def test_a_report_can_look_at_an_object():
-    one = evaluator().look("0")
+    one = evaluator().look(["0"])["0"]
     assert one.truth.max() == 1 and one.image.shape[:2] == one.predicted.shape
     assert (one.predicted == (one.image == np.array(COLOURS["red"])).all(-1)).all()

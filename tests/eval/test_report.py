@@ -42,7 +42,11 @@ def parsed(path):
     return page
 
 
-def look(name):
+def look(names):
+    return {name: drawn(name) for name in names}
+
+
+def drawn(name):
     rng = np.random.default_rng(len(name))
     truth = rng.integers(-1, 6, (40, 300))
     image = rng.integers(0, 255, (40, 300, 3), np.uint8)
@@ -99,10 +103,11 @@ def test_numbers_in_the_page_sort_as_numbers(tmp_path):
 
 
 def test_a_referred_object_shows_its_expressions(tmp_path):
-    def masks(name):
+    def masks(names):
         inside = np.zeros((200, 400), int)
         inside[50:, 50:] = 1
-        return Picture(np.zeros((200, 400, 3), np.uint8), inside, inside.T.reshape(200, 400))
+        shown = np.zeros((200, 400, 3), np.uint8), inside, inside.T.reshape(200, 400)
+        return dict.fromkeys(names, Picture(*shown))
 
     path = write_html(tmp_path / "a.html", [referring()], pictures=[masks])
     text = path.read_text(encoding="utf-8")
@@ -115,7 +120,9 @@ def test_a_legend_says_what_was_missed_and_what_is_not_there(tmp_path):
     predicted = np.array([[1, 1, 0, 3, 0, 3]])
     one = semantic(rows=(ImageRow("p", 0.25, 5),), unseen=None)
     picture = Picture(np.zeros((1, 6, 3), np.uint8), truth, predicted)
-    text = write_html(tmp_path / "a.html", [one], pictures=[lambda _: picture]).read_text()
+    text = write_html(
+        tmp_path / "a.html", [one], pictures=[lambda names: {"p": picture}]
+    ).read_text()
     chips = re.findall(r"</i>([^<]+) <small>([^<]*)</small>", text)
     assert chips == [
         ("class 0", "50 %"), ("class 1", "0 %"), ("(no class)", "missed"),

@@ -5,6 +5,7 @@ import pytest
 
 from openseg_jax.errors import UserError
 from openseg_jax.eval import report_tables as tables
+from openseg_jax.eval.result import ImageRow
 from tests.eval.test_result import referring, semantic
 
 
@@ -79,13 +80,26 @@ def test_published_numbers_stand_beside_ours_in_their_convention():
     assert tables.beside_published([referring()])[0].rows[0][3] == "33.57"
 
 
-def test_provenance_is_one_line_and_time_has_shares():
+def test_provenance_is_one_line():
     line = tables.provenance_line(semantic())
     assert line == (
         "benchmark: voc20 · method: car · model: miniature · weights: abc · nested: x=1, 2"
     )
-    table = tables.timings([semantic(timings={"total": 10.0, "device": 8.0})])
-    assert table.rows[0][1:] == ("10", "8 (80.0 %)", "0.2")
+
+
+def test_time_leaves_compiling_and_what_was_resumed_out():
+    clocks = {"total": 16.0, "loop": 15.0, "compile": 5.0, "device": 8.0, "metrics": 0.25}
+    rows = tuple(ImageRow(f"{i}", 0.5, 1) for i in range(7))
+    one = semantic(timings=clocks, rows=rows, provenance={"resumed": 2, "pictures": "7 of 9"})
+    table = tables.timings([one])
+    assert table.header == (
+        "method", "total, s", "loop, s", "compile, s", "device busy, %", "metrics, %", "pictures",
+        "pictures/s",
+    )  # fmt: skip
+    assert table.rows == (("car", 16.0, 15.0, 5.0, 80.0, 2.5, 5, 0.5),)
+    summary = tables.summary([one])
+    assert column(summary, "ms each") == [2000.0] and column(summary, "pictures") == [7]
+    assert summary.notes[0].startswith("Only 7 of 9 pictures")
 
 
 def test_groups_keep_the_order_and_need_a_result():
