@@ -3,8 +3,8 @@
 A builder reads what `openseg_jax.inputs.labelled_set.open_set` reads: a prepared data set, or the
 folders of mmsegmentation or detectron2; official archives are prepared first. Pictures go into the
 records byte for byte, unless EXIF turns them; labels are decoded, checked and written as PNG of
-classes, 8 bits, or 16 bits from 255 classes on. Neither building as array_record nor reading needs
-TensorFlow.
+classes, 8 bits, or 16 bits from 255 classes on. Neither building as array_record (`build.py`) nor
+reading needs TensorFlow.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
+from etils import epath
 from openseg_jax.data.prepare.run import prepare
 from PIL import ExifTags, Image
 
@@ -56,6 +57,8 @@ class LabelledBuilder(  # pyright: ignore[reportGeneralTypeIssues]
         DESCRIPTION, HOMEPAGE, CITATION: for the catalogue.
     """
 
+    # TFDS would look below openseg_jax/, where a checkout has no such folder.
+    pkg_dir_path = epath.Path(__file__).parent
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES: ClassVar = {"1.0.0": "The validation pictures."}
     MANUAL_DOWNLOAD_INSTRUCTIONS = (

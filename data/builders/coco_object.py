@@ -12,8 +12,8 @@ class CocoObject(LabelledBuilder):
 
     DATA_SET = "coco_object"
     DESCRIPTION = (
-        "The 5000 validation pictures of COCO 2017; labels are drawn from the instances of "
-        "instances_val2017.json."
+        "The 5000 validation pictures of COCO 2017; labels come from COCO-Stuff's maps where the "
+        "folder has them, as in published numbers, else they are drawn from the instances."
     )
     HOMEPAGE = "https://cocodataset.org"
     CITATION = """@inproceedings{lin2014microsoft,

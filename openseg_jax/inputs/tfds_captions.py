@@ -65,14 +65,14 @@ def open_tfds(
 
 
 def open_source(
-    name: str, split: str, folder: str, undecoded: Iterable[str], options: str = ""
+    name: str, split: str, folder: str, undecoded: Iterable[str], command: str = ""
 ) -> tuple[Any, Sequence[Any]]:
     """Opens a prepared data set of TFDS for random access.
 
     Args:
         name, split, folder: as in `open_tfds`.
         undecoded: features that come as the bytes of their files.
-        options: of the command that builds it, for the message.
+        command: that builds it, for the message; "" says how TFDS does.
 
     Returns:
         TFDS's builder; its records.
@@ -85,17 +85,30 @@ def open_source(
     except ImportError as error:
         raise UserError(f"input 'tfds': needs tensorflow_datasets; run: {_INSTALL}") from error
     try:
-        builder = tfds.builder(name, data_dir=folder or None)
+        builder = _builder(tfds, name, folder)
         skip = {key: tfds.decode.SkipDecoding() for key in undecoded}
         source = builder.as_data_source(split, decoders=skip)
     except Exception as error:  # TFDS raises many kinds, some of them its own
         where = f" --data_dir={folder}" if folder else ""
+        command = command or f"tfds build {name} --file_format=array_record{where}"
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise UserError(
             f"input 'tfds': expected {name} split {split!r} prepared as array_record, got: "
-            f"{reason}; run: tfds build {name} --file_format=array_record{where}{options}"
+            f"{reason}; run: {command}"
         ) from error
     return builder, source
+
+
+def _builder(tfds: Any, name: str, folder: str) -> Any:
+    # TFDS prefers a builder's code, and that of COCO imports TensorFlow; what it has written will
+    # do to read.
+    try:
+        naming: Any = importlib.import_module("tensorflow_datasets.core.naming")
+        files: Any = importlib.import_module("tensorflow_datasets.core.read_only_builder")
+        short, options = naming.parse_builder_name_kwargs(name, data_dir=folder or None)
+        return files.builder_from_files(str(short), **options)
+    except Exception:  # not prepared, or another TFDS: its own way says what is wrong
+        return tfds.builder(name, data_dir=folder or None)
 
 
 def _captions(row: Any) -> list[str]:

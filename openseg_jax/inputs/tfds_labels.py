@@ -80,7 +80,7 @@ def open_tfds_labels(name: str, split: str = "validation", folder: str = "") -> 
         UserError: with the command that mends it, when TFDS is not installed or the data set is
             not built.
     """
-    builder, source = open_source(
-        name, split, folder, ("image", "labels"), " --imports=openseg_jax.data.builders"
-    )
+    command = f"python -m openseg_jax.data.builders {name} --root ARCHIVES"
+    command += f" --data-dir {folder}" if folder else ""
+    builder, source = open_source(name, split, folder, ("image", "labels"), command)
     return TfdsLabels(name, tuple(builder.info.features["labels"].names), source)

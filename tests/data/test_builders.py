@@ -101,12 +101,9 @@ def _write_coco_object(root: Path) -> dict[str, np.ndarray]:
 
 
 def build(name: str, root: Path, folder: Path) -> TfdsLabels:
-    import openseg_jax.data.builders  # noqa: F401 - registers the builders
-    import tensorflow_datasets as tfds
+    from openseg_jax.data.builders.build import build
 
-    builder = tfds.builder(name, data_dir=folder, file_format="array_record")
-    there = tfds.download.DownloadConfig(manual_dir=root, try_download_gcs=False)
-    builder.download_and_prepare(download_config=there)
+    build(name, root, folder)
     return open_tfds_labels(name, folder=str(folder))
 
 
@@ -145,10 +142,13 @@ def test_building_and_reading_import_no_tensorflow(tmp_path):
     write_official("voc", tmp_path)
     code = (
         "import sys\n"
-        "from pathlib import Path\n"
-        "from tests.data.test_builders import build\n"
-        f"root = Path({str(tmp_path)!r})\n"
-        "found = build('voc2012_segmentation', root, root / 'tfds')\n"
+        "from openseg_jax.data.builders.build import main\n"
+        "from openseg_jax.inputs.tfds_labels import open_tfds_labels\n"
+        f"root = {str(tmp_path)!r}\n"
+        "name = 'voc2012_segmentation'\n"
+        "assert main([name, '--root', root, '--data-dir', root + '/tfds']) == 0\n"
+        "assert main(['voc2012', '--root', root]) == 1\n"
+        "found = open_tfds_labels(name, folder=root + '/tfds')\n"
         "assert found.read(0)[0].ndim == 3\n"
         "print(*sys.modules)"
     )
@@ -158,6 +158,7 @@ def test_building_and_reading_import_no_tensorflow(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "tensorflow_datasets" in done.stdout.split()
     assert "tensorflow" not in done.stdout.split()
+    assert "did you mean 'voc2012_segmentation'" in done.stderr
 
 
 @needs_tfds
@@ -185,7 +186,7 @@ def test_missing_and_wrong_files_are_named(tmp_path):
     Image.fromarray(np.full(labels.shape, 200, np.uint8)).save(written.labels / f"{name}.png")
     with pytest.raises(UserError, match=rf"{name}\.png.*200"):
         build("ade20k_semantic/150", tmp_path, tmp_path / "tfds")
-    with pytest.raises(UserError, match=r"--imports=openseg_jax\.data\.builders"):
+    with pytest.raises(UserError, match=r"-m openseg_jax\.data\.builders ade20k_semantic/150"):
         open_tfds_labels("ade20k_semantic/150", folder=str(tmp_path / "tfds"))
 
 
