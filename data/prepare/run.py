@@ -255,6 +255,8 @@ def _finish(
     with atomic_write(folder / "dataset.json") as aside:
         aside.write_text(json.dumps(head, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     (folder / _JOURNAL).unlink()
+    if chosen.task == "referring":
+        (folder / "labels").rmdir()
 
 
 def _of_classes(chosen: Recipe, rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -97,6 +97,7 @@ def test_prepare_open_read(tmp_path, name):
     want = rectangle((20, 30), 2, 3) + rectangle((20, 30), 5, 5)
     np.testing.assert_array_equal(both.mask, want > 0)
     np.testing.assert_array_equal(both.twice, want == 2)
+    assert sorted(p.name for p in done.folder.iterdir()) == ["dataset.json", "items.jsonl"]
     head = json.loads((done.folder / "dataset.json").read_text())
     assert {s: (v["count"], v["pictures"], v["texts"]) for s, v in head["splits"].items()} == {
         "val": (2, 2, 4), "testA": (1, 1, 1), "train": (1, 1, 1),
