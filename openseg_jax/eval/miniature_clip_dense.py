@@ -81,31 +81,36 @@ class DenseScores:
         }
 
 
-# A named edge.
-@functools.partial(jax.jit, static_argnames="reader")
-def _cosines(reader: Reader, params: Params, image: Array, rows: Array) -> Array:
-    return reader.dense(params, image, rows)
+# A named edge. One program for all variants: what comes before the last block is computed once.
+@functools.partial(jax.jit, static_argnames="readers")
+def _cosines(
+    readers: tuple[Reader, ...], params: Params, image: Array, rows: Array
+) -> tuple[Array, ...]:
+    return tuple(reader.dense(params, image, rows) for reader in readers)
 
 
 def cosine_maps(
-    model: Any, scenes: Sequence[Scene], **settings: Any
-) -> Float[np.ndarray, "S C H W"]:
-    """Computes each pixel's cosine with each of the 30 names.
+    model: Any, scenes: Sequence[Scene], variants: Sequence[str], **settings: Any
+) -> dict[str, Float[np.ndarray, "S C H W"]]:
+    """Computes each pixel's cosine with each of the 30 names, by variant.
 
     Args:
         model: a name, a folder, or a loaded CLIP.
         scenes: all of one size.
+        variants: keys of `LAST_BLOCKS`.
         **settings: of `clip_dense`.
     """
-    dense = load(model, **settings)
-    text = dense.classes(CLASS_NAMES, ())
-    images, maps = np.stack([s.image for s in scenes]), []
+    methods = [load(model, **{**settings, "variant": name}) for name in variants]
+    text = methods[0].classes(CLASS_NAMES, ())
+    readers = tuple(method.reader for method in methods)
+    images, parts = np.stack([s.image for s in scenes]), []
     for begin in range(0, len(images), _CHUNK):
         # The last part is filled up with its own last scene: one shape is compiled.
         some = np.minimum(np.arange(begin, begin + _CHUNK), len(images) - 1)
-        found = _cosines(dense.reader, dense.params, images[some], text.rows)
-        maps.append(np.asarray(found[: len(images) - begin, : len(CLASS_NAMES)]))
-    return np.concatenate(maps)
+        found = _cosines(readers, methods[0].params, images[some], text.rows)
+        parts.append([np.asarray(x[: len(images) - begin, : len(CLASS_NAMES)]) for x in found])
+    every = (np.concatenate(maps) for maps in zip(*parts, strict=True))
+    return dict(zip(variants, every, strict=True))
 
 
 def labels(
@@ -172,13 +177,17 @@ def measure(
         raise expected("scenes", "at least 1", str(min(scenes, validation_scenes)), "ask for some")
     known = [scene("val", i, seed=seed) for i in range(validation_scenes)]
     truths = [scene("test", i, seed=seed) for i in range(scenes)]
-    tuned, counts = {}, {}
-    for name in variants:
-        if progress is not None:
-            progress(name)
-        chosen = {**settings, "variant": name}
-        tuned[name] = tune(known, cosine_maps(model, known, **chosen))
-        maps = cosine_maps(model, truths, **chosen)
-        for rule in RULES:
-            counts[name, rule] = _count(truths, labels(maps, rule, tuned[name]), rule)
+    say = progress or (lambda text: None)
+    say("validation scenes")
+    maps = cosine_maps(model, known, variants, **settings)
+    tuned = {name: tune(known, maps[name]) for name in variants}
+    counts: dict[tuple[str, str], Any] = {}
+    for begin in range(0, scenes, _CHUNK):
+        say(f"test scene {begin + 1} of {scenes}")
+        some = truths[begin : begin + _CHUNK]
+        maps = cosine_maps(model, some, variants, **settings)
+        for name in variants:
+            for rule in RULES:
+                found = _count(some, labels(maps[name], rule, tuned[name]), rule)
+                counts[name, rule] = counts.get((name, rule), 0) + found
     return DenseScores(seed, scenes, tuned, counts)
