@@ -247,8 +247,9 @@ def print_results(results: Sequence[Any]) -> None:
     console = Console(soft_wrap=True) if not sys.stdout.isatty() else Console()
     first = report_tables.summary(results)
     _print_table(console, first, across=True)
-    for one in (*report_tables.beside_published(results), report_tables.timings(results)):
+    for one in report_tables.beside_published(results):
         _print_table(console, one)
+    _print_table(console, report_tables.timings(results), across=True)
     for result in results:
         console.print(escape(report_tables.provenance_line(result)))
 
