@@ -47,7 +47,8 @@ class Job:
         image: the picture's file.
         data: for `Recipe.make`: plain values and paths. A label map is made again when these
             change, or the files at the paths do.
-        extra: values for the item's row in items.jsonl, in terms of JSON.
+        extra: values for the item's row in items.jsonl, in terms of JSON; "source", the same for
+            all, goes to dataset.json in place of the recipe's.
     """
 
     name: str

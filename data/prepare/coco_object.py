@@ -1,8 +1,8 @@
 """COCO-Object: COCO's 80 things drawn into one label map a picture.
 
-Published numbers use maps that GroupViT's converter makes of COCO-Stuff's PNGs; those PNGs are
-read as they lie (`inputs.data_sets`) and need no preparing. This recipe needs COCO's own
-instances alone. Where instances overlap the two differ by some pixels.
+Published numbers use maps that GroupViT's converter makes of COCO-Stuff's PNGs; where those PNGs
+lie, labels are made of them. Else COCO's own instances will do; where instances overlap the two
+differ. dataset.json says which it was.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from openseg_jax.data.prepare.base import Archive, Job, described
 from openseg_jax.data.prepare.coco_annotations import instance_mask, read_instances
+from openseg_jax.data.prepare.label_maps import COCO_STUFF, jobs_of_layout, labels_of_layout
 
 from openseg_jax.errors import UserError, expected
 from openseg_jax.inputs.data_sets import data_set
@@ -28,6 +29,17 @@ _INSTANCES = ("coco|annotations/instances_val2017.json", "coco|instances_val2017
 
 
 def _examples(root: Path) -> Sequence[Job]:
+    source = _FACTS.vocabulary.source
+    for layout in _FACTS.layouts:
+        if find_path(root, layout.labels, layout.label_end, layout.not_ends):
+            how = f"{source}; things of COCO-Stuff's maps, as by GroupViT's converter"
+            jobs = jobs_of_layout(_FACTS.name, root)
+            return [dataclasses.replace(job, extra={"source": how}) for job in jobs]
+    how = f"{source}; instances in file order, the first one wins"
+    return [dataclasses.replace(job, extra={"source": how}) for job in _instances(root)]
+
+
+def _instances(root: Path) -> Sequence[Job]:
     images = find_path(root, _IMAGES, ".jpg")
     instances = find_path(root, _INSTANCES)
     if images is None or instances is None:
@@ -56,11 +68,13 @@ def _examples(root: Path) -> Sequence[Job]:
     ]
 
 
-def _make(job: Job) -> Int[np.ndarray, "H W"]:
-    """Draws the instances in the order of the file; a pixel keeps the first that covers it.
+def _make(job: Job) -> Int[np.ndarray, "H W"] | None:
+    """Reads a map, or draws the instances in the order of the file: a pixel keeps the first.
 
-    Source: the rule of Encoding's and GluonCV's readers of COCO.
+    Source: of that order, Encoding's and GluonCV's readers of COCO.
     """
+    if job.data[0] == _FACTS.name:
+        return labels_of_layout(job)
     size, outlines = job.data
     labels = np.zeros(size, np.int32)
     for index, outline in outlines:
@@ -69,15 +83,12 @@ def _make(job: Job) -> Int[np.ndarray, "H W"]:
     return labels
 
 
-RECIPE = dataclasses.replace(
-    described(
-        "coco_object",
-        (
-            Archive("val2017*.zip"),
-            Archive("annotations_trainval2017*.zip", ("*/instances_val2017.json",)),
-        ),
-        _examples,
-        _make,
+RECIPE = described(
+    "coco_object",
+    (
+        *COCO_STUFF.archives,
+        Archive("annotations_trainval2017*.zip", ("*/instances_val2017.json",)),
     ),
-    source=f"{_FACTS.vocabulary.source}; instances in file order, the first one wins",
+    _examples,
+    _make,
 )

@@ -240,13 +240,15 @@ def _finish(
 ) -> None:
     if not rows:
         raise UserError(f"{chosen.name}: no picture has labels; check the files that were given")
-    left_out = ("pixels", "key") if chosen.task == "semantic" else ("labels", "key")
+    left_out = ("pixels", "key", "source") if chosen.task == "semantic" else ("labels", "key")
     lines = (json.dumps({k: v for k, v in row.items() if k not in left_out}) for row in rows)
     items = ("\n".join(lines) + "\n").encode()
     head = {
         "format": FORMAT if chosen.task == "semantic" else referring_set.FORMAT,
         "name": chosen.name, "title": chosen.title, "task": chosen.task, "count": len(rows),
-        "skipped": skipped, "limited": limit, "source": chosen.source, "licence": chosen.licence,
+        "skipped": skipped, "limited": limit, "licence": chosen.licence,
+        # A recipe that has several ways says which one it took.
+        "source": rows[0].get("source", chosen.source),
         "sha256": hashlib.sha256(items).hexdigest(),
         **(_of_classes if chosen.task == "semantic" else _of_splits)(chosen, rows),
     }  # fmt: skip

@@ -229,7 +229,9 @@ _SETS = (
     ),
     DataSet(
         "coco_object", "COCO-Object", "coco_object81", (5000,),
-        "val2017.zip and annotations_trainval2017.zip from https://cocodataset.org/#download",
+        "val2017.zip from https://cocodataset.org/#download, and stuffthingmaps_trainval2017.zip "
+        "from https://github.com/nightrome/cocostuff (as published numbers) or "
+        "annotations_trainval2017.zip of COCO",
         (
             Layout(
                 "mmsegmentation", _COCO_IMAGES,

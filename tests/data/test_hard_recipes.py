@@ -291,6 +291,7 @@ def test_coco_object(tmp_path):
     np.testing.assert_array_equal(found.read(1)[1], drawn())
     assert found.classes[12] == "stop sign" and found.classes[80] == "toothbrush"
     assert_verified("coco_object", tmp_path, 2)
+    assert found.facts["source"].endswith("instances in file order, the first one wins")
 
 
 @pytest.mark.parametrize(
@@ -319,14 +320,16 @@ def test_coco_object_is_read_from_coco_stuff_as_by_groupvit(tmp_path):
         for name, v in (("000000000009", values), ("000000000004", values[:12, :10]))
     }
     official.write_zip(tmp_path / "stuffthingmaps_trainval2017.zip", files)
-    prepare("coco_stuff", tmp_path, workers=1)  # unpacks it
+    prepare("coco_stuff", tmp_path, workers=1)  # unpacks it, so that it can be read as it lies
     found = open_set("coco_object", tmp_path)
     # Things are category - 1 there: person 0, stop sign 12, toothbrush 89; all else is background.
     want = np.vectorize({0: 1, 12: 12, 89: 80, 91: 0, 181: 0, 255: 0}.get)(values)
     assert found.layout == "official"
     np.testing.assert_array_equal(found.read(1)[1], want)
     prepare("coco_object", tmp_path, workers=1)
-    assert open_set("coco_object", tmp_path).layout == "prepared"
+    found = open_set("coco_object", tmp_path)
+    assert found.layout == "prepared" and "COCO-Stuff's maps" in found.facts["source"]
+    np.testing.assert_array_equal(found.read(1)[1], want)
 
 
 def test_coco_object_says_what_is_missing(tmp_path):
