@@ -7,6 +7,7 @@ import functools
 import hashlib
 import io
 import os
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,9 @@ __all__ = ["Where", "do", "encode", "key", "picture_sizes", "run", "sha256"]
 Row = dict[str, Any]
 
 _ORIENTATION = 0x0112
-# Label maps have long runs; the fastest level makes them a fifth larger than the default and
-# takes a third of the time.
-_COMPRESSION = 1
+# Label maps are runs: looking for nothing else takes two fifths of the default's time and makes
+# files a little smaller.
+_RUNS = {"compress_level": 1, "compress_type": zlib.Z_RLE}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +121,7 @@ def encode(labels: Int[np.ndarray, "H W"], classes: int) -> tuple[bytes, Int[np.
     values = np.where(labels < 0, top, labels).astype(np.uint8 if top == 255 else np.uint16)
     counts = np.bincount(values.ravel(), minlength=top + 1)
     buffer = io.BytesIO()
-    Image.fromarray(values).save(buffer, "PNG", compress_level=_COMPRESSION)
+    Image.fromarray(values).save(buffer, "PNG", **_RUNS)
     return buffer.getvalue(), np.append(counts[:classes], counts[top])
 
 
