@@ -184,6 +184,10 @@ def evaluators(config: Any) -> list[Evaluator | ReferringEvaluator]:
     for name, method, settings, texts in wanted:
         model = str(config.models.get(method, config.model))
         segmenter = api.load(method, model, api.frozen_settings(settings))
+        # Published numbers are found by the variant, also by that which nobody asked for.
+        variant = getattr(getattr(segmenter, "config", None), "variant", "")
+        if variant and "/" not in name:
+            name = f"{name}/{variant}"
         if texts is None:
             job: Any = ReferringEvaluator(
                 segmenter, bench, source, method=name, model=model, max_side=config.max_side,

@@ -2,6 +2,7 @@
 
 import io
 import json
+import types
 
 import numpy as np
 import pytest
@@ -89,6 +90,13 @@ def test_a_report_on_referred_objects(root, colours, capsys):
     page = (out / "report.html").read_text(encoding="utf-8")
     assert "“Red”" in page and page.count("<img") == 3 * 3
     assert "oIoU" in (out / "report.md").read_text(encoding="utf-8")
+
+
+def test_a_variant_that_nobody_asked_for_is_named(root, colours, monkeypatch, capsys):
+    monkeypatch.setattr(Colours, "config", types.SimpleNamespace(variant="loud"), raising=False)
+    assert evaluate(root, "maft", "--limit", "1")[0] == 0
+    (result,) = json.loads(capsys.readouterr().out)["results"]
+    assert result["method"] == "maft/loud"
 
 
 def test_without_the_data_set_the_command_to_run_is_named(tmp_path, colours, capsys):
