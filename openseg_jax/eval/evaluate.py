@@ -252,7 +252,7 @@ class Evaluator:
     def _feed(self) -> Feed:
         return Feed(
             self.source, self.bench, rows=self._rows, fit=self._fit, work=self.handling.work,
-            threads=self.options.threads,
+            fill=not self.labeller.on_host, threads=self.options.threads,
         )  # fmt: skip
 
     def _fit(self, size: tuple[int, int]) -> tuple[int, int]:

@@ -150,6 +150,7 @@ class Feed:
         source: pictures and labels. bench: whose labels are wanted.
         rows: pictures of a batch on a canvas.
         fit, work: as for `plan_buckets`.
+        fill: the last batch of a bucket is filled up, for compiled programs of one shape.
         threads: that read. ahead: batches that are kept ready.
     """
 
@@ -161,10 +162,11 @@ class Feed:
         rows: Callable[[Bucket], int],
         fit: Callable[[Size], Size],
         work: Callable[[Size], Size] | None,
+        fill: bool = True,
         threads: int = 4,
         ahead: int = 2,
     ) -> None:
-        self.source, self.bench = source, bench
+        self.source, self.bench, self.fill = source, bench, fill
         self.rows, self.fit, self.work = rows, fit, work
         self.threads, self.ahead = threads, ahead
 
@@ -210,8 +212,8 @@ class Feed:
 
     def _assemble(self, bucket: Bucket, indices: tuple[int, ...], jobs: list[Future]) -> Loaded:
         found = [job.result() for job in jobs]
-        # The last batch of a bucket is filled up with its last picture, which is not counted.
-        full = found + found[-1:] * (self.rows(bucket) - len(found))
+        # It is filled up with its last picture, which is not counted.
+        full = found + found[-1:] * (self.rows(bucket) - len(found) if self.fill else 0)
         restore = [row[3] for row in full]
         return Loaded(
             indices,
