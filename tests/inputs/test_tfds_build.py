@@ -15,13 +15,9 @@ from openseg_jax.inputs.tfds_captions import open_tfds
 from openseg_jax.inputs.vocabularies import vocabulary
 from tests.inputs.captioned import pairs
 
-pytestmark = pytest.mark.skipif(
-    any(
-        importlib.util.find_spec(name) is None
-        for name in ("tensorflow_datasets", "importlib_resources", "tensorflow")
-    ),
-    reason="TFDS's builder of coco_captions needs TensorFlow; run: pip install "
-    "'openseg_jax[test,test-builders]' && pytest tests/inputs/test_tfds_build.py",
+MISSING = any(
+    importlib.util.find_spec(name) is None
+    for name in ("tensorflow_datasets", "importlib_resources", "tensorflow")
 )
 
 TEXTS = {"train": ["one", "two, three"], "val": ["four"], "test": ["five"], "restval": ["six"]}
@@ -63,6 +59,12 @@ def write_coco(root: Path) -> dict[str, Path]:
     )
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(
+    MISSING,
+    reason="TFDS's builder of coco_captions needs TensorFlow; run: pip install "
+    "'openseg_jax[test,test-builders]' && pytest -m slow tests/inputs/test_tfds_build.py",
+)
 def test_coco_captions_of_tfds(tmp_path, monkeypatch):
     import tensorflow_datasets as tfds
 
