@@ -1,7 +1,7 @@
 """What an evaluation found: counts and nothing derived, so that any metric can be made from it.
 
 `Result` is about label maps, `ReferringResult` about one mask for each expression. Both go to JSON
-and back exactly: integers stay integers, floats keep every bit, NaN is written as null.
+and back exactly: integers stay integers, finite floats keep every bit, the others become null (NaN).
 """
 
 from __future__ import annotations
@@ -297,7 +297,7 @@ def _set(owner: Any, name: str, value: Any) -> None:
 
 
 def _to_null(value: float) -> float | None:
-    return None if math.isnan(value) else value
+    return value if math.isfinite(value) else None
 
 
 def _from_null(value: float | None) -> float:

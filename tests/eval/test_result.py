@@ -104,6 +104,13 @@ def test_fields_of_other_sizes_are_refused(field, value, word):
         Result(**{**vars(semantic()), field: value})
 
 
+def test_what_json_has_no_number_for_becomes_null():
+    one = semantic(provenance={"x": [float("inf"), np.float32("nan"), 0.5]})
+    assert json.loads(json.dumps(one.to_json(), allow_nan=False))["provenance"]["x"] == [
+        None, None, 0.5,
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("damage", ["format", "classes", "matrix", "rows", "all"])
 def test_a_broken_file_is_a_message(damage):
     read = semantic().to_json()
