@@ -122,7 +122,9 @@ def instance_mask(annotation: Mapping[str, Any], size: tuple[int, int]) -> Insta
             return InstanceMask(rle.decode(outline))
         count = np.zeros(size, np.uint16)
         for polygon in outline:
-            count += fill_polygon(polygon, size)
+            # Points and lines, which hand-made annotations may hold, cover no area.
+            if len(polygon) not in (2, 4):
+                count += fill_polygon(polygon, size)
     except UserError as error:
         raise UserError(f"{name}: {error}") from error
     except (KeyError, TypeError, ValueError) as error:

@@ -62,6 +62,8 @@ def test_polygons_are_joined_and_doubles_kept():
     np.testing.assert_array_equal(found.mask, want > 0)
     np.testing.assert_array_equal(found.twice, want == 2)
     assert instance_mask({"id": 1, "segmentation": [SQUARE]}, (8, 9)).twice is None
+    with_line = instance_mask({"id": 1, "segmentation": [SQUARE, [0, 0, 8, 8]]}, (8, 9))
+    assert with_line.mask.sum() == 9 and with_line.twice is None
 
 
 @pytest.mark.parametrize("plain", [True, False])

@@ -299,7 +299,7 @@ def test_coco_object(tmp_path):
     [
         (coco(more=[{"id": 7, "image_id": 9, "category_id": 12, "segmentation": []}]),
          ((20, 30), (12, 10)), "category 12 of annotation 7"),
-        (coco(more=[{"id": 7, "image_id": 9, "category_id": 1, "segmentation": [[1, 2]]}]),
+        (coco(more=[{"id": 7, "image_id": 9, "category_id": 1, "segmentation": [[1, 2, 3]]}]),
          ((20, 30), (12, 10)), "annotation 7"),
         (coco(), ((20, 31), (12, 10)), r"000000000009\.jpg: expected the size"),
         (([], []), ((20, 30), (12, 10)), "the split is empty"),
