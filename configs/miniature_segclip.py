@@ -21,8 +21,8 @@ def get_config(arg: str = "") -> ConfigDict:
     c.name = "miniature_segclip"
     c.init = "miniature"
     c.model = ConfigDict(MODEL.to_dict())
-    c.steps = 480  # 3.4 CPU seconds each were measured on a busy machine
-    c.batch_size = 128
+    c.steps = 300
+    c.batch_size = 64
     c.scan = False
     c.log_every = 20
     c.checkpoint_every = 100
@@ -33,10 +33,9 @@ def get_config(arg: str = "") -> ConfigDict:
         (r"visual/(conv1|ln_pre)/.*", False),
         (r".*", True),
     )
-    # Late grouping, as published: k-means on the last tokens of the frozen CLIP alone cuts things
-    # out well. Superpixels are made of the pictures at their own 64 pixels.
+    # Late grouping, as published. Superpixels are made of the pictures at their own 64 pixels.
     c.task.segclip.update(
-        first_blocks=5, centers=8, cross_layers=1, recon_blocks=1,
+        first_blocks=5, centers=16, cross_layers=1, recon_blocks=1, start_pictures=64,
         decoder_width=64, decoder_depth=1, decoder_heads=2,
         superpixel_short_side=64, superpixel_scale=200.0, superpixel_sigma=0.6,
         superpixel_min_size=30,
@@ -44,11 +43,13 @@ def get_config(arg: str = "") -> ConfigDict:
     c.input.shuffle = False
     c.optim.learning_rate = 1e-3
     c.optim.multiplier = (
-        (r"visual/blocks/.*|text/.*|logit_scale", 0.1),
+        (r"visual/blocks/.*|text/.*|logit_scale", 1e-3),
+        (r"visual/(blocks_after|ln_post|proj)(/.*)?", 0.03),
+        (r"visual/group/(center_embedding|cross|cross_ln|key|key_ln|norm)(/.*)?", 0.03),
         (r".*", 1.0),
     )
     c.optim.schedule = "cosine_from_one"
-    c.optim.warmup = 50
+    c.optim.warmup = 30
     c.optim.eps = 1e-6
     c.optim.weight_decay = ((r".*/bias", 0.0), (r".*", 0.05))
     if arg == "tiny":

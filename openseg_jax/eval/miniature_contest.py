@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -44,11 +45,13 @@ class Tuned:
 
     Attributes:
         threshold: variant -> below it is background. temperature: of the rivals' softmax.
+        stuff: variant -> whether the names of stuff compete.
         foreground: variant -> mean IoU over things on those scenes.
     """
 
     threshold: dict[str, float]
     temperature: dict[str, float]
+    stuff: dict[str, bool]
     foreground: dict[str, float]
 
 
@@ -142,18 +145,21 @@ class Contest:
     def tune(self, scenes: Sequence[Scene]) -> Tuned:
         """Chooses thresholds and temperatures by the mean IoU over things on validation scenes."""
         images, truths = np.stack([s.image for s in scenes]), [things_only(s) for s in scenes]
-        value, threshold = best_threshold(self.regions(images), truths)
-        thresholds, temperatures = {"segclip": threshold}, {}
-        values = {"segclip": value}
+        value, threshold, with_stuff = max(
+            (*best_threshold(self.regions(images, stuff), truths), stuff) for stuff in (False, True)
+        )
+        values, thresholds = {"segclip": value}, {"segclip": threshold}
+        stuffs, temperatures = {"segclip": with_stuff}, {}
         cosines = self.rivals["patch_text"].cosines(images)
         for name, top in (("patch_text", None), ("patch_text_top", TOP)):
             found = []
-            for temperature in TEMPERATURES:
-                rival = self.rivals[name].tuned(temperature, top)
-                found.append((*best_threshold(rival.heat(cosines), truths), temperature))
-            values[name], thresholds[name], temperatures[name] = max(found)
-            self.rivals[name] = self.rivals[name].tuned(temperatures[name], top)
-        self.tuned = Tuned(thresholds, temperatures, values)
+            for temperature, stuff in itertools.product(TEMPERATURES, (False, True)):
+                rival = self.rivals[name].tuned(temperature, top, stuff)
+                scores = rival.heat(cosines)
+                found.append((*best_threshold(scores, truths), temperature, stuff))
+            values[name], thresholds[name], temperatures[name], stuffs[name] = max(found)
+            self.rivals[name] = self.rivals[name].tuned(temperatures[name], top, stuffs[name])
+        self.tuned = Tuned(thresholds, temperatures, stuffs, values)
         return self.tuned
 
     def labels(
@@ -163,7 +169,7 @@ class Contest:
         if self.tuned is None:
             raise UserError("tune: expected thresholds, got none; call tune first")
         images, truths = np.stack([s.image for s in scenes]), [things_only(s) for s in scenes]
-        scores = {"segclip": self.regions(images)}
+        scores = {"segclip": self.regions(images, self.tuned.stuff["segclip"])}
         cosines = self.rivals["patch_text"].cosines(images)
         scores |= {name: rival.heat(cosines) for name, rival in self.rivals.items()}
         out = {
@@ -224,11 +230,12 @@ def best_threshold(
     """Finds the threshold with the best mean IoU over things; returns the IoU and it."""
     best, winner = scores.max(axis=-1), scores.argmax(axis=-1) + 1
     highest, truth = best.max(axis=(1, 2), keepdims=True), np.stack(truths)
-    grid = np.unique(np.quantile(best, np.linspace(0.3, 0.98, THRESHOLDS)))
+    grid = np.unique(np.quantile(best, np.linspace(0.0, 0.98, THRESHOLDS)))
     found = []
     for threshold in grid.tolist():
         # `paint`, for all pictures at once.
-        labels = np.where(best < np.minimum(threshold, highest), 0, winner)
+        below = best < np.minimum(threshold, highest)
+        labels = np.where(below | (winner >= CLASSES), 0, winner)
         matrix = confusion_matrix(truth, labels, CLASSES, ignore=None)
         found.append((foreground(matrix), threshold))
     return max(found)

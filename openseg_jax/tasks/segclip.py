@@ -13,6 +13,7 @@ from absl import logging
 from openseg_jax.errors import expected
 from openseg_jax.models.clip import normalize
 from openseg_jax.models.grouping import gumbel
+from openseg_jax.models.grouping_start import start_from_tokens
 from openseg_jax.models.segclip import Encoded, Masked, SegCLIP, init_params
 from openseg_jax.models.variants import Preprocess
 from openseg_jax.ops.losses import same_caption, softmax_contrastive
@@ -85,6 +86,8 @@ class SegClipTask:
         equal_captions: pictures with the same caption are positives. False takes them for
             negatives of one another, as the published loss does.
         clip: nested parameters of the CLIP to start from; None starts from nothing.
+        gathered: UInt8[n H W 3], pictures whose tokens the group module starts from (see
+            `models.grouping_start`); None draws it, as published.
         trainable: see `Task`; `FROZEN` is the published choice.
     """
 
@@ -95,6 +98,7 @@ class SegClipTask:
     superpixel: float = 1.0
     equal_captions: bool = True
     clip: Params | None = dataclasses.field(default=None, repr=False, compare=False)
+    gathered: Any = dataclasses.field(default=None, repr=False, compare=False)
     trainable: Rules = FROZEN
 
     def __post_init__(self) -> None:
@@ -109,10 +113,22 @@ class SegClipTask:
         """Starts from `clip`, drawing what CLIP does not have; nothing is frozen apart."""
         del batch
         if self.clip is None:
-            return jax.jit(lambda key: init_params(self.model, key))(key), {}
-        start = start_from_clip(self.model.config, self.clip, key)
-        logging.info("start from CLIP:\n%s", start.text())
-        return jax.tree.map(jnp.asarray, start.params), {}
+            params = jax.jit(lambda key: init_params(self.model, key))(key)
+        else:
+            start = start_from_clip(self.model.config, self.clip, key)
+            logging.info("start from CLIP:\n%s", start.text())
+            params = jax.tree.map(jnp.asarray, start.params)
+        if self.gathered is not None:
+            params = jax.jit(self._gather)(params, self.gathered, jax.random.fold_in(key, 1))
+        return params, {}
+
+    def _gather(self, params: Params, images: UInt8[Array, "n H W 3"], key: Key) -> Params:
+        def enter(model: SegCLIP) -> Array:
+            return model.visual.first(model.visual.embed(self.pixels(images)))
+
+        tokens: Any = self.model.apply({"params": params}, method=enter)
+        group = start_from_tokens(params["visual"]["group"], tokens, key)
+        return {**params, "visual": {**params["visual"], "group": group}}
 
     def pixels(self, image: UInt8[Array, "B H W 3"]) -> Float[Array, "B H W 3"]:
         """Scales grey levels to what the image tower expects."""

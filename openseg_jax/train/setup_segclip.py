@@ -7,6 +7,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from openseg_jax.inputs.pipeline import Source
 from openseg_jax.inputs.superpixel_examples import PatchSuperpixels
 from openseg_jax.inputs.superpixels import Felzenszwalb, Superpixels
@@ -20,7 +22,7 @@ from openseg_jax.train.pair_inputs import open_pairs, pair_source, saw_of
 from openseg_jax.train.setup import DTYPES
 from openseg_jax.train.setup_clip import miniature_source, miniature_tokenizer
 from openseg_jax.train.state import Config
-from openseg_jax.types import Params
+from openseg_jax.types import Params, UInt8
 from openseg_jax.weights.load import load_clip
 from openseg_jax.weights.segclip_folder import save_segclip
 
@@ -72,6 +74,13 @@ def _superpixels(config: Config, vision: VisionConfig) -> PatchSuperpixels:
     )
 
 
+def _gathered(source: Source, count: int) -> UInt8[np.ndarray, "n H W 3"] | None:
+    """Returns the first pictures, the same in every process; None where none are wanted."""
+    if not count:
+        return None
+    return np.stack([source[i]["image"] for i in range(min(count, len(source)))])
+
+
 def build(config: Config) -> SegClipSetup:
     """Builds a SegCLIP experiment.
 
@@ -104,6 +113,11 @@ def build(config: Config) -> SegClipSetup:
     described = {key: s[key] for key in _MODEL_KEYS}
     model = SegCLIPConfig(clip=dataclasses.replace(clip, vision=vision), **described)
     switches = (config.scan, config.remat, config.attention)
+    extras = _superpixels(config, vision) if s.superpixel else None
+    if pairs is None:
+        source = miniature_source(config, tokenizer, vision.image_size, extras)
+    else:
+        source = pair_source(config, pairs, tokenizer, vision.image_size, extras)
     task = SegClipTask(
         SegCLIP(model, s.cross_batch_kv, 0, DTYPES[config.dtype], *switches),
         preprocess,
@@ -112,11 +126,7 @@ def build(config: Config) -> SegClipSetup:
         superpixel=s.superpixel,
         equal_captions=s.equal_captions,
         clip=start,
+        gathered=_gathered(source, s.start_pictures),
         trainable=config.task.trainable,
     )
-    extras = _superpixels(config, vision) if s.superpixel else None
-    if pairs is None:
-        source = miniature_source(config, tokenizer, vision.image_size, extras)
-    else:
-        source = pair_source(config, pairs, tokenizer, vision.image_size, extras)
     return SegClipSetup(task, source, saw, model, preprocess, tokenizer, defaults)

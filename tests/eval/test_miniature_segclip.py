@@ -35,6 +35,10 @@ def test_painting_with_a_threshold():
     assert miniature_segclip.paint(scores, 0.4).tolist() == [[0, 1, 2]]
     # the best score always passes
     assert miniature_segclip.paint(scores, 0.9).tolist() == [[0, 1, 0]]
+    # stuff stands behind the things, and what it wins is background
+    both = np.full((1, 2, CLASSES), 0.1)
+    both[0, 0, CLASSES - 1], both[0, 1, 2] = 0.9, 0.9
+    assert miniature_segclip.paint(both, 0.0).tolist() == [[0, 3]]
 
 
 def test_the_best_threshold_is_found():
@@ -70,12 +74,20 @@ def test_bootstrap_surrounds_the_mean():
     np.testing.assert_allclose(miniature_contest.bootstrap(exact), 1.0)
 
 
+def test_rivals_may_be_told_of_stuff():
+    rival = PatchText.__new__(PatchText)
+    rival.temperature, rival.top, rival.stuff = 10.0, None, False
+    dense = np.zeros((1, 1, 1, CLASSES + 5))
+    assert rival.heat((dense[0, 0], dense)).shape[-1] == CLASSES - 1
+    assert rival.tuned(10.0, 2, True).heat((dense[0, 0], dense)).shape[-1] == CLASSES + 5
+
+
 def test_rivals_may_hold_five_classes_at_most():
     rival = PatchText.__new__(PatchText)
-    rival.temperature, rival.top = 10.0, None
+    rival.temperature, rival.top, rival.stuff = 10.0, None, True
     whole, dense = np.array([[0.3, 0.1, 0.2]]), np.array([[[[0.1, 0.5, 0.2]]]])
     np.testing.assert_allclose(rival.heat((whole, dense)), softmax(10 * dense, axis=-1))
-    kept = rival.tuned(10.0, 2).heat((whole, dense))
+    kept = rival.tuned(10.0, 2, True).heat((whole, dense))
     assert kept[0, 0, 0, 1] == 0 and kept[0, 0, 0, 2] > kept[0, 0, 0, 0] > 0
 
 
@@ -86,7 +98,7 @@ class Known:
         self.low = low
         self.method = types.SimpleNamespace()
 
-    def __call__(self, images):
+    def __call__(self, images, stuff=False):
         return exact_scores([self.truth(image) for image in images], self.low)
 
     cosines = __call__
@@ -94,7 +106,7 @@ class Known:
     def heat(self, cosines):
         return cosines
 
-    def tuned(self, temperature, top):
+    def tuned(self, temperature, top, stuff):
         return self
 
     def groups(self, images):
@@ -139,7 +151,7 @@ def test_measuring(contest):
 def test_gates_need_both_rivals_beaten():
     exact = miniature_segclip.matrices(TRUTHS, TRUTHS)
     nothing = miniature_segclip.matrices(TRUTHS, [np.zeros_like(t) for t in TRUTHS])
-    tuned = (Tuned({}, {}, {}),)
+    tuned = (Tuned({}, {}, {}, {}),)
 
     def scores(ours, rival, background):
         counts = {"segclip": ours, "patch_text": rival}
