@@ -201,7 +201,7 @@ def test_a_malicious_pickle_is_refused_and_never_run(tmp_path):
         ({"rows": []}, "holds no reference"),
         ({"sizes": {7: (20, 30)}}, r"000000000008\.jpg: the picture is missing"),
         ({"sizes": {**SIZES, 8: (12, 16)}}, r"000000000008\.jpg: expected the size"),
-        ({"outlines": [{**a, "segmentation": [[1, 2, 3]]} for a in annotations()]}, "annotation 70"),
+        ({"outlines": [a | {"segmentation": [[1, 2, 3]]} for a in annotations()]}, "annotation 70"),
     ],
 )  # fmt: skip
 def test_bad_input(tmp_path, change, message):
