@@ -1,7 +1,7 @@
 """What an evaluation found: counts and nothing derived, so that any metric can be made from it.
 
 `Result` is about label maps, `ReferringResult` about one mask for each expression. Both go to JSON
-and back exactly: integers stay integers, finite floats keep every bit, the others become null (NaN).
+and back exactly: integers stay integers, finite floats keep every bit, others become null.
 """
 
 from __future__ import annotations
