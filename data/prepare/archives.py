@@ -20,6 +20,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
+from openseg_jax.data.prepare.locks import locked
+
 from openseg_jax.errors import UserError, expected
 from openseg_jax.files import atomic_folder
 from openseg_jax.inputs.label_layouts import UNPACKED
@@ -73,8 +75,13 @@ def unpack(root: Path, archives: tuple[Archive, ...], tell: Tell) -> list[Path]:
             folder = root / UNPACKED / _stem(path.name)
             folders.append(folder)
             stamp = _stamp_of(path, archive)
-            if _read_stamp(folder) != stamp:
-                _unpack(path, folder, archive.keep, stamp, tell)
+            if _read_stamp(folder) == stamp:
+                continue
+            with locked(path, wait=True):
+                if _read_stamp(folder) != stamp:
+                    for left in folder.parent.glob(f".{folder.name}.*"):  # by a run that was killed
+                        shutil.rmtree(left, ignore_errors=True)
+                    _unpack(path, folder, archive.keep, stamp, tell)
     return folders
 
 

@@ -16,7 +16,7 @@ from openseg_jax.errors import UserError
 
 __all__ = ["cores", "run"]
 
-_FEW = 32  # so many are done before processes have started
+_FEW = 128  # so many are done before processes have started
 _CHUNK = 8  # values that go to a process at a time
 _AHEAD = 4  # chunks that wait for each process
 

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
 import hashlib
 import json
 import os
@@ -34,6 +33,7 @@ import numpy as np
 from openseg_jax.data.prepare import pool, work
 from openseg_jax.data.prepare.archives import Tell, unpack
 from openseg_jax.data.prepare.base import Job, Recipe, recipe, said
+from openseg_jax.data.prepare.locks import locked
 
 from openseg_jax.errors import UserError
 from openseg_jax.files import atomic_write
@@ -127,7 +127,7 @@ def _partial(final: Path) -> Iterator[Path]:
         (folder / "labels").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise said(folder, error) from error
-    with _locked(folder):
+    with locked(folder):
         try:
             yield folder
         except Exception as error:
@@ -135,31 +135,6 @@ def _partial(final: Path) -> Iterator[Path]:
             if isinstance(error, OSError):
                 raise said(Path(error.filename or folder), error) from error
             raise
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    try:
-        import fcntl
-    except ImportError:  # no such locks on Windows
-        yield
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(handle)
-        # Some network file systems have no locks; then there is nothing to wait for.
-        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-            raise UserError(
-                f"{folder}: another run is at work in it; wait for that one to end"
-            ) from error
-        yield
-        return
-    try:
-        yield
-    finally:
-        os.close(handle)
 
 
 def _jobs(chosen: Recipe, root: Path, tell: Tell) -> Sequence[Job]:

@@ -127,7 +127,9 @@ def _walk(
 
 def _starts(root: Path) -> list[Path]:
     unpacked = root / UNPACKED
-    inner = sorted(p for p in unpacked.iterdir() if p.is_dir()) if unpacked.is_dir() else []
+    found = sorted(unpacked.iterdir()) if unpacked.is_dir() else []
+    # A name that starts with a dot is an archive that is being unpacked.
+    inner = [path for path in found if path.is_dir() and not path.name.startswith(".")]
     return [root, *inner, unpacked]
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -122,6 +123,18 @@ def test_two_runs_at_once(tmp_path, monkeypatch):
     chosen = run.recipe("ade")
     monkeypatch.setattr(work, "_recipe", lambda name: run.dataclasses.replace(chosen, make=inside))
     assert prepare("ade", tmp_path, workers=1).count == 3
+
+
+def test_what_a_killed_run_was_unpacking_is_not_read_and_goes(tmp_path):
+    label_archives.ade(tmp_path)
+    prepare("ade", tmp_path, workers=1)
+    folder = tmp_path / "unpacked" / "ADEChallengeData2016"
+    left = folder.with_name(".ADEChallengeData2016.abc123")
+    folder.rename(left)
+    shutil.rmtree(tmp_path / "prepared")
+    next(left.rglob("annotations/validation/*2.png")).unlink()
+    assert prepare("ade", tmp_path, workers=1).count == 3
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
 
 
 @pytest.mark.slow
