@@ -49,7 +49,7 @@ def published(arg: str, benchmarks: tuple[str, ...], method: str, model: str) ->
     known = (*benchmarks, "tiny")
     if arg and arg not in known:
         raise ValueError(f"arg: unknown name {arg!r}; known: {', '.join(known)}")
-    c = get_config("tiny" if arg == "tiny" else "")
+    c: Any = get_config("tiny" if arg == "tiny" else "")
     c.methods = (method,)
     if arg != "tiny":
         c.benchmark, c.model = arg or benchmarks[0], model

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ml_collections import ConfigDict
 from openseg_jax.configs.eval import base
 
@@ -18,7 +20,7 @@ def get_config(arg: str = "") -> ConfigDict:
     Args:
         arg: one of `BENCHMARKS`, or "tiny".
     """
-    c = base.published(arg, BENCHMARKS, "car", "ViT-B-16")
+    c: Any = base.published(arg, BENCHMARKS, "car", "ViT-B-16")
     referring = arg.startswith("refcoco")
     if arg == "tiny":
         c.settings.car.crf = "none"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ml_collections import ConfigDict
 from openseg_jax.configs.eval import base
 
@@ -17,6 +19,6 @@ def get_config(arg: str = "") -> ConfigDict:
     Args:
         arg: one of `BENCHMARKS`, or "tiny".
     """
-    c = base.published(arg, BENCHMARKS, "clip_dense", "ViT-B-16")
+    c: Any = base.published(arg, BENCHMARKS, "clip_dense", "ViT-B-16")
     c.methods = tuple(f"clip_dense/{name}" for name in VARIANTS)
     return c

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ml_collections import ConfigDict
 from openseg_jax.configs.eval import base
 
@@ -14,6 +16,6 @@ def get_config(arg: str = "") -> ConfigDict:
     """
     if arg not in ("", "tiny"):
         raise ValueError(f"arg: unknown name {arg!r}; known: tiny")
-    c = base.get_config(arg)
+    c: Any = base.get_config(arg)
     c.methods = ("car", "maft", "clip_dense")
     return c

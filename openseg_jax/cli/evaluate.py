@@ -108,7 +108,7 @@ def configured(args: argparse.Namespace) -> Any:
     Raises:
         UserError: for unknown names or values out of range.
     """
-    config = load_config(args.config, CONFIGS) if args.config else base_config(CONFIGS)
+    config: Any = load_config(args.config, CONFIGS) if args.config else base_config(CONFIGS)
     config = config.copy_and_resolve_references()
     for name in ("benchmark", "data_dir", "names", "parity", "batch", "limit"):
         value = getattr(args, name)
