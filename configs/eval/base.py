@@ -33,9 +33,13 @@ def get_config(arg: str = "") -> ConfigDict:
         c.limit, c.batch = 4, 2
     c.lock()
     for method in c.settings:
-        # Which settings there are is the method's to say.
-        c.settings[method].unlock()
+        _open(c.settings[method])
     return c
+
+
+def _open(settings: Any) -> None:
+    """Takes the lock off a method's settings: which there are is the method's to say."""
+    settings.unlock()
 
 
 def published(arg: str, benchmarks: tuple[str, ...], method: str, model: str) -> ConfigDict:

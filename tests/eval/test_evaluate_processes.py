@@ -37,6 +37,26 @@ print(json.dumps([len(one.labeller.devices), jax.process_count(), found.matrix.t
 """
 
 
+REAL = """
+import json
+import jax
+from openseg_jax.eval.benchmarks import texts_for
+from openseg_jax.eval.evaluate import Evaluator, Options
+from openseg_jax.eval.miniature_benchmark import miniature
+from openseg_jax.methods.base import load_segmenter
+
+bench, source = miniature("miniature_things", 4)
+segmenter, texts = load_segmenter("{method}", "miniature"), texts_for(bench, "{method}")
+print(json.dumps([
+    Evaluator(
+        segmenter, bench, source, texts, method="{method}", model="miniature",
+        options=Options(batch=2, devices=jax.devices()[:count]),
+    ).run().matrix.tolist()
+    for count in (1, 2)
+]))
+"""
+
+
 def start(*, pause=0.0, times=1, batch=2, workdir=None, before="", **environment):
     code = before + RUN.format(pause=pause, times=times, batch=batch, workdir=workdir)
     return subprocess.Popen(
@@ -57,6 +77,20 @@ def test_eight_devices_share_each_batch():
     assert devices == 8
     np.testing.assert_array_equal(matrix, independent(Pictures(SIZES)))
     assert names == [item.name for item in Pictures(SIZES).items]
+
+
+@pytest.mark.parametrize("method", ["maft", "clip_dense"])
+def test_two_devices_agree_with_one(method):
+    code = REAL.format(method=method)
+    flags = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
+    child = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
+    )  # fmt: skip
+    alone, shared = map(np.array, finish(child))
+    # The same arithmetic but for the compiler: a pixel on the edge may fall either way.
+    assert np.abs(alone - shared).sum() <= 0.002 * alone.sum()
+    assert alone.sum() == shared.sum() > 0
 
 
 def test_two_processes_add_up_exactly(tmp_path):
