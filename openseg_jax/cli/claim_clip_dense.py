@@ -34,11 +34,12 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps([row.to_json() for row in rows], indent=1))
     else:
-        _print(rows, holds)
+        print_table(rows, holds)
     return 0 if holds else 1
 
 
-def _print(rows: list[Any], holds: bool) -> None:
+def print_table(rows: list[Any], holds: bool) -> None:
+    """Prints mIoU by variant and rule: the mean over worlds, and each world."""
     from openseg_jax.eval.miniature_clip_dense import RULES
 
     titles = {

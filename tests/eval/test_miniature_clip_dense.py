@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from openseg_jax.cli import main as cli
+from openseg_jax.cli.claim_clip_dense import print_table
 from openseg_jax.errors import UserError
 from openseg_jax.eval.miniature_clip_dense import (
     RULES,
+    DenseScores,
     Tuned,
     cosine_maps,
     labels,
@@ -76,3 +78,11 @@ def test_measure(world_model):
     assert rows.counts["plain", "all"].sum() == 2 * 96 * 96
     with pytest.raises(UserError, match="scenes"):
         measure(world_model, scenes=0)
+
+
+def test_the_table_is_printed(capsys):
+    tuned = {name: Tuned(10.0, 0.25) for name in ("plain", "sclip")}
+    counts = {(n, r): np.eye(31, dtype=np.int64) for n in tuned for r in RULES}
+    print_table([DenseScores(0, 2, tuned, counts)], False)
+    said = capsys.readouterr().out
+    assert "sclip" in said and "100.0" in said and "missed" in said
