@@ -21,7 +21,7 @@ def get_config(arg: str = "") -> ConfigDict:
     c.name = "miniature_segclip"
     c.init = "miniature"
     c.model = ConfigDict(MODEL.to_dict())
-    c.steps = 300
+    c.steps = 200
     c.batch_size = 64
     c.scan = False
     c.log_every = 20
@@ -35,17 +35,17 @@ def get_config(arg: str = "") -> ConfigDict:
     )
     # Late grouping, as published. Superpixels are made of the pictures at their own 64 pixels.
     c.task.segclip.update(
-        first_blocks=5, centers=16, cross_layers=1, recon_blocks=1, start_pictures=64,
+        first_blocks=5, centers=32, cross_layers=1, recon_blocks=1, start_pictures=64,
         decoder_width=64, decoder_depth=1, decoder_heads=2,
         superpixel_short_side=64, superpixel_scale=200.0, superpixel_sigma=0.6,
         superpixel_min_size=30,
     )  # fmt: skip
     c.input.shuffle = False
-    c.optim.learning_rate = 1e-3
+    c.optim.learning_rate = 3e-4
     c.optim.multiplier = (
         (r"visual/blocks/.*|text/.*|logit_scale", 1e-3),
-        (r"visual/(blocks_after|ln_post|proj)(/.*)?", 0.03),
-        (r"visual/group/(center_embedding|cross|cross_ln|key|key_ln|norm)(/.*)?", 0.03),
+        (r"visual/(blocks_after|ln_post|proj)(/.*)?", 0.01),
+        (r"visual/group/(center_embedding|cross|cross_ln|key|key_ln|norm)(/.*)?", 0.01),
         (r".*", 1.0),
     )
     c.optim.schedule = "cosine_from_one"

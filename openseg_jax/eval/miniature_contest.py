@@ -17,6 +17,7 @@ from openseg_jax.eval.miniature_segclip import (
     TEMPERATURES,
     THRESHOLDS,
     TOP,
+    WINDOWS,
     PatchText,
     RegionText,
     all_background,
@@ -36,6 +37,9 @@ BACKGROUND_FACTOR = 3.0
 """How many times the all-background score SegCLIP has to reach."""
 
 VARIANTS = ("segclip", "patch_text", "patch_text_top", "segclip_oracle", "kmeans_oracle")
+RIVALS = {"patch_text": None, "patch_text_top": TOP}
+"""Variant -> how many classes a picture may hold."""
+
 _DRAWS = 1000
 
 
@@ -46,12 +50,14 @@ class Tuned:
     Attributes:
         threshold: variant -> below it is background. temperature: of the rivals' softmax.
         stuff: variant -> whether the names of stuff compete.
+        windows: variant -> one of `WINDOWS`.
         foreground: variant -> mean IoU over things on those scenes.
     """
 
     threshold: dict[str, float]
     temperature: dict[str, float]
     stuff: dict[str, bool]
+    windows: dict[str, float]
     foreground: dict[str, float]
 
 
@@ -137,7 +143,7 @@ class Contest:
         frozen = load_clip(clip) if isinstance(clip, str) else clip
         self.name = loaded.provenance.get("name", "segclip")
         self.regions = RegionText(loaded)
-        self.rivals = {name: PatchText(frozen) for name in ("patch_text", "patch_text_top")}
+        self.rivals = {name: PatchText(frozen) for name in RIVALS}
         centers = self.regions.method.reader.model.config.centers
         self.kmeans = kmeans_groups(self.rivals["patch_text"], centers)
         self.tuned: Tuned | None = None
@@ -145,21 +151,27 @@ class Contest:
     def tune(self, scenes: Sequence[Scene]) -> Tuned:
         """Chooses thresholds and temperatures by the mean IoU over things on validation scenes."""
         images, truths = np.stack([s.image for s in scenes]), [things_only(s) for s in scenes]
-        value, threshold, with_stuff = max(
-            (*best_threshold(self.regions(images, stuff), truths), stuff) for stuff in (False, True)
+        best: dict[str, tuple[float, ...]] = {}
+        for windows, stuff in itertools.product(WINDOWS, (False, True)):
+            found = (*best_threshold(self.regions(images, stuff, windows), truths), windows, stuff)
+            best["segclip"] = max(found, best.get("segclip", found))
+        for windows in WINDOWS:
+            cosines = self.rivals["patch_text"].cosines(images, windows)
+            for (name, top), stuff, temperature in itertools.product(
+                RIVALS.items(), (False, True), TEMPERATURES
+            ):
+                scores = self.rivals[name].tuned(temperature, top, stuff).heat(cosines)
+                found = (*best_threshold(scores, truths), windows, stuff, temperature)
+                best[name] = max(found, best.get(name, found))
+        for name, top in RIVALS.items():
+            self.rivals[name] = self.rivals[name].tuned(best[name][4], top, bool(best[name][3]))
+        self.tuned = Tuned(
+            threshold={name: found[1] for name, found in best.items()},
+            temperature={name: best[name][4] for name in RIVALS},
+            stuff={name: bool(found[3]) for name, found in best.items()},
+            windows={name: found[2] for name, found in best.items()},
+            foreground={name: found[0] for name, found in best.items()},
         )
-        values, thresholds = {"segclip": value}, {"segclip": threshold}
-        stuffs, temperatures = {"segclip": with_stuff}, {}
-        cosines = self.rivals["patch_text"].cosines(images)
-        for name, top in (("patch_text", None), ("patch_text_top", TOP)):
-            found = []
-            for temperature, stuff in itertools.product(TEMPERATURES, (False, True)):
-                rival = self.rivals[name].tuned(temperature, top, stuff)
-                scores = rival.heat(cosines)
-                found.append((*best_threshold(scores, truths), temperature, stuff))
-            values[name], thresholds[name], temperatures[name], stuffs[name] = max(found)
-            self.rivals[name] = self.rivals[name].tuned(temperatures[name], top, stuffs[name])
-        self.tuned = Tuned(thresholds, temperatures, stuffs, values)
         return self.tuned
 
     def labels(
@@ -169,9 +181,10 @@ class Contest:
         if self.tuned is None:
             raise UserError("tune: expected thresholds, got none; call tune first")
         images, truths = np.stack([s.image for s in scenes]), [things_only(s) for s in scenes]
-        scores = {"segclip": self.regions(images, self.tuned.stuff["segclip"])}
-        cosines = self.rivals["patch_text"].cosines(images)
-        scores |= {name: rival.heat(cosines) for name, rival in self.rivals.items()}
+        stuff, windows = self.tuned.stuff, self.tuned.windows
+        scores = {"segclip": self.regions(images, stuff["segclip"], windows["segclip"])}
+        for name, rival in self.rivals.items():
+            scores[name] = rival.heat(rival.cosines(images, windows[name]))
         out = {
             name: [paint(row, self.tuned.threshold[name]) for row in found]
             for name, found in scores.items()

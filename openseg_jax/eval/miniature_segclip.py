@@ -9,7 +9,9 @@ reported, where that does better on validation. Reported is the mean IoU over th
 - "patch_text_top": the same with SegCLIP's rule that a picture holds its five likeliest classes;
 - all background: says background everywhere; its mIoU counts the background as a class.
 
-Thresholds, whether stuff competes and the rivals' temperature are tuned on the validation stream.
+Thresholds, whether stuff competes, the windows and the rivals' temperature are tuned on the
+validation stream, for each side by itself: a CLIP that looks through overlapping windows of an
+enlarged picture is a far stronger rival than one that looks once.
 How well patches are grouped is measured apart from how groups are named: an oracle gives each group
 the class that most of its pixels have ("segclip_oracle"). The rival there is k-means on the frozen
 tokens, with as many groups ("kmeans_oracle").
@@ -33,6 +35,8 @@ from scipy.special import softmax
 
 from openseg_jax.eval.confusion import confusion_matrix, metrics
 from openseg_jax.eval.gates import prepare
+from openseg_jax.methods.clip_dense import Reader as DenseReader
+from openseg_jax.methods.clip_dense import load as load_dense
 from openseg_jax.methods.segclip import Reader
 from openseg_jax.methods.segclip import load as load_method
 from openseg_jax.methods.windows import cut_windows
@@ -50,6 +54,7 @@ CLASSES = len(THINGS) + 1  # 0 is everything that is no thing
 TEMPERATURES = (10.0, 20.0, 40.0, 100.0, 200.0)
 THRESHOLDS = 24  # that tuning tries: quantiles of the pixels' best scores
 TOP = 5  # classes of a picture in SegCLIP's rule
+WINDOWS = (1.0, 2.0, 2.5)  # short sides that tuning tries, in windows; above 1 they overlap by half
 CHUNK = 25  # pictures at a time
 
 
@@ -124,15 +129,18 @@ class PatchText:
         whole, tokens = in_chunks(lambda x: encode(self._params, x), pixels)
         return whole, tokens.reshape(len(images), grid, grid, -1)
 
-    def __call__(self, images: UInt8[np.ndarray, "B S S 3"]) -> Float[np.ndarray, "B S S C"]:
-        return self.heat(self.cosines(images))
-
     def cosines(
-        self, images: UInt8[np.ndarray, "B S S 3"]
+        self, images: UInt8[np.ndarray, "B S S 3"], windows: float
     ) -> tuple[Float[np.ndarray, "B C"], Float[np.ndarray, "B S S C"]]:
-        """Compares pictures and their pixels with the names of things, then of stuff."""
-        whole, tokens = self.tokens(images)
-        return whole @ self.text.T, enlarge(tokens @ self.text.T, images.shape[1])
+        """Compares pictures and their pixels with the names of things, then of stuff.
+
+        Args:
+            images: of one size. windows: one of `WINDOWS`.
+        """
+        whole, _ = self.tokens(images)
+        dense = load_dense(self.loaded, variant="plain", **window_sizes(self.loaded, windows))
+        run = functools.partial(_cosines, dense.reader, dense.params, rows=jnp.asarray(self.text))
+        return whole @ self.text.T, in_chunks(run, images).transpose(0, 2, 3, 1)
 
     def heat(
         self, cosines: tuple[Float[np.ndarray, "B C"], Float[np.ndarray, "B S S C"]]
@@ -149,7 +157,22 @@ class PatchText:
         return scores * softmax(np.where(kept, dense * self.temperature, -np.inf), axis=-1)
 
 
-# A named edge: jitted once for each architecture.
+def window_sizes(loaded: LoadedClip, windows: float) -> dict[str, int]:
+    """Returns the settings of windows of a model's own size in a picture of that many windows."""
+    crop = loaded.config.vision.image_size
+    stride = crop if windows == 1.0 else crop // 2
+    return {"crop": crop, "stride": stride, "short_side": int(crop * windows)}
+
+
+# A named edge, as the ones below.
+@functools.partial(jax.jit, static_argnames="reader")
+def _cosines(
+    reader: DenseReader, params: Params, images: UInt8[Array, "B S S 3"], rows: Float[Array, "C E"]
+) -> Array:
+    return reader.dense(params, images, rows)
+
+
+# Jitted once for each architecture.
 @functools.lru_cache(maxsize=2)
 def _tokens(config: CLIPConfig) -> Callable[..., tuple[Array, Array]]:
     clip = CLIP(config)
@@ -167,18 +190,21 @@ class RegionText:
     """SegCLIP, with scores in place of labels.
 
     Attributes:
-        method: the segmenter, told of no threshold. texts: the things, without and with stuff.
+        methods: the segmenter, told of no threshold, by `WINDOWS`. method: with one window.
+        texts: the things, without and with stuff.
     """
 
     def __init__(self, loaded: LoadedClip) -> None:
-        method = load_method(loaded, bg_threshold=None, templates=tuple(templates()))
-        self.method, self.texts = method, [method.classes(THINGS, b) for b in ([], STUFF)]
+        given: dict[str, Any] = {"bg_threshold": None, "templates": tuple(templates())}
+        self.methods = {n: load_method(loaded, **given, **window_sizes(loaded, n)) for n in WINDOWS}
+        self.method = self.methods[1.0]
+        self.texts = [self.method.classes(THINGS, b) for b in ([], STUFF)]
 
     def __call__(
-        self, images: UInt8[np.ndarray, "B S S 3"], stuff: bool
+        self, images: UInt8[np.ndarray, "B S S 3"], stuff: bool, windows: float
     ) -> Float[np.ndarray, "B S S C"]:
-        text = self.texts[stuff]
-        dense = in_chunks(lambda x: self.method.dense(self.method.params, x, text), images)
+        method, text = self.methods[windows], self.texts[stuff]
+        dense = in_chunks(lambda x: method.dense(method.params, x, text), images)
         return dense[:, 1:].transpose(0, 2, 3, 1)
 
     def groups(self, images: UInt8[np.ndarray, "B S S 3"]) -> Int[np.ndarray, "B S S"]:

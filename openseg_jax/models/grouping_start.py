@@ -3,17 +3,21 @@
 From the published start, all weights drawn, the module needs the published 40,000 steps: its
 centres are alike and its output map hides what the patches said. Here the same module, with the
 same weights, begins as something simple: centres are k-means centroids of patch tokens, every patch
-goes to the centroid that it resembles most, and a region is the mean of its patches. All of it is a
-value of the module's own parameters, so nothing else changes, and training goes on from there.
+goes to the centroid that it resembles most, and a region is the mean of its patches, less some of
+the mean of the whole picture: CLIP's late tokens all tell of the whole picture, and what a region
+has of its own is the rest. All of it is a value of the module's own parameters, so nothing else
+changes, and training goes on from there.
 
 | part | begins as | so that |
 |---|---|---|
 | `key`, `value` | the identity | patches are compared and averaged as they are |
 | `key_ln` | scale `SHARPNESS` / `FAINTNESS` | noise moves patches between centroids only |
 | `center_embedding` | centroids of unit variance | |
-| `cross` | a tenth of its drawn outputs | centres stay the centroids |
-| `cross_ln` | scale `FAINTNESS` | a region is its patches, and its centre only faintly |
+| `cross` | even attention, value and output −1 | a centre becomes centroid less picture's mean |
+| `cross_ln` | scale `FAINTNESS` | a region is its patches, and of its centre that share |
 | `proj` | the identity, plus a constant | regions enter the next block as tokens do |
+
+The picture's mean in a centre changes no assignment: it adds the same to all logits of a patch.
 
 The output map can be the identity although it has two activations: with first-layer weights
 [I, −I] and second-layer weights [I; −I], GELU(x) − GELU(−x) = x exactly; and QuickGELU(y) is y
@@ -34,7 +38,7 @@ __all__ = ["start_from_tokens"]
 
 SHARPNESS = 2.0
 """Times D: logits of a patch that is its centre. The noise's standard deviation is 1.28."""
-FAINTNESS = 0.25
+FAINTNESS = 0.5
 """How much of its centre a region holds at the start, beside all of its patches' mean."""
 SHIFT = 3.0
 """The output map's constant, in standard deviations of a token. More would cost bfloat16 digits."""
@@ -57,18 +61,13 @@ def start_from_tokens(group: Params, tokens: Float[Array, "B L D"], key: Key) ->
     normed = _standard(tokens.astype(jnp.float32))
     heads, part = group["key"]["kernel"].shape[:2]
     same = jnp.broadcast_to(jnp.eye(part), (heads, part, part))
-    cross = group["cross"]
     return {
         **group,
         "center_embedding": _centroids(normed, group["center_embedding"].shape[0], key),
         "key": {"kernel": same},
         "key_ln": _scaled(group["key_ln"], SHARPNESS / FAINTNESS),
         "value": {"kernel": same},
-        "cross": {
-            **cross,
-            "attn": {**cross["attn"], "out": _shrunk(cross["attn"]["out"])},
-            "mlp": {**cross["mlp"], "c_proj": _shrunk(cross["mlp"]["c_proj"])},
-        },
+        "cross": _less_the_mean(group["cross"], width),
         "cross_ln": _scaled(group["cross_ln"], FAINTNESS),
         "proj": _identity(group["proj"], width, tokens.astype(jnp.float32).std(axis=-1).mean()),
     }
@@ -85,6 +84,25 @@ def _scaled(norm: Params, factor: Any) -> dict[str, Array]:
 
 def _shrunk(dense: Params) -> dict[str, Array]:
     return {**dense, "kernel": _DRAWN * dense["kernel"]}
+
+
+def _less_the_mean(cross: Params, width: int) -> dict[str, Any]:
+    """Makes the first cross block take the mean of all tokens off each centre, the others nothing.
+
+    The blocks lie along the first axis of every leaf.
+    """
+    attn, mlp = cross["attn"], cross["mlp"]
+    out = _shrunk(attn["out"])
+    return {
+        **cross,
+        "attn": {
+            "query": _shrunk(attn["query"]),
+            "key": _shrunk(attn["key"]),
+            "value": {**attn["value"], "kernel": attn["value"]["kernel"].at[0].set(jnp.eye(width))},
+            "out": {**out, "kernel": out["kernel"].at[0].set(-jnp.eye(width))},
+        },
+        "mlp": {**mlp, "c_proj": _shrunk(mlp["c_proj"])},
+    }
 
 
 def _identity(proj: Params, width: int, size: Float[Array, ""]) -> dict[str, Any]:

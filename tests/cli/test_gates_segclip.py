@@ -25,7 +25,7 @@ def measured(monkeypatch):
             good[:, 1, 1] = bad[:, 1, 1] = 50
             bad[:, 1, 0] = 50
             counts = {name: good if name == "segclip" else bad for name in VARIANTS}
-            tuned = Tuned({"segclip": 0.5}, {}, {"segclip": True}, {})
+            tuned = Tuned({"segclip": 0.5}, {}, {"segclip": True}, {"segclip": 1.0}, {})
             return ContestScores(
                 self.name, (seed,), scenes, (tuned,), counts, state["background"], 5.5
             )
