@@ -112,9 +112,10 @@ def test_mistakes_are_one_line_and_leave_nothing(colours, argv, said, tmp_path, 
     assert not out.exists()
 
 
-def test_weights_that_lack_a_method_stop_all_before_anything_runs(tmp_path, capsys):
+def test_weights_that_lack_a_method_stop_all_before_anything_runs(tmp_path, capsys, world_model):
     out = tmp_path / "out"
-    assert main(["evaluate", "--method", "maft,segclip", "--limit", "1", "-o", str(out)]) == 2
+    words = ["evaluate", "--method", "clip_dense,segclip", "--limit", "1", "-o", str(out)]
+    assert main([*words, "--model", str(world_model)]) == 2
     error = capsys.readouterr().err
     assert "SegCLIP" in error and error.count("\n") == 1 and not out.exists()
 
