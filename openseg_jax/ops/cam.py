@@ -49,7 +49,11 @@ def min_max(
     low = jnp.where(valid, x, jnp.inf) if valid is not None else x
     high = jnp.where(valid, x, -jnp.inf) if valid is not None else x
     low, high = low.min(axis=-1, keepdims=True), high.max(axis=-1, keepdims=True)
-    y = (x - low) / (_TINY + (high - low))
+    span = high - low
+    y = (x - low) / (_TINY + span)
+    # A compiler may divide by multiplying with the reciprocal. The greatest value is then a hair
+    # below 1, its byte 254 instead of 255, and the threshold that goes by it another one.
+    y = jnp.where((x >= high) & (span + _TINY == span), 1, y)
     return y if valid is None else jnp.where(valid, y, 0)
 
 

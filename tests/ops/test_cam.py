@@ -101,3 +101,9 @@ def test_transition_and_refinement_equal_the_reference_formulas_in_float64():
     bigger = np.asarray(cam.transition(padded, valid))
     np.testing.assert_allclose(bigger[:8, :8], got, atol=1e-7)
     assert not bigger[8:].any() and not bigger[:, 8:].any()
+
+
+def test_the_greatest_value_of_a_map_is_one_in_every_program():
+    rows = np.random.default_rng(0).uniform(0, 1e-3, (64, 49)).astype(np.float32)
+    for run in (cam.min_max, jax.jit(cam.min_max), jax.jit(lambda x: cam.min_max(x * 3))):
+        np.testing.assert_array_equal(np.asarray(run(rows)).max(axis=1), 1)
