@@ -35,7 +35,7 @@ def get_config(arg: str = "") -> ConfigDict:
     )
     # Late grouping, as published. Superpixels are made of the pictures at their own 64 pixels.
     c.task.segclip.update(
-        first_blocks=5, centers=32, cross_layers=1, recon_blocks=1, start_pictures=64,
+        first_blocks=5, centers=32, cross_layers=1, recon_blocks=1, start_pictures=256,
         decoder_width=64, decoder_depth=1, decoder_heads=2,
         superpixel_short_side=64, superpixel_scale=200.0, superpixel_sigma=0.6,
         superpixel_min_size=30,

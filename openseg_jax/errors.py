@@ -6,8 +6,10 @@ prints its text as a single line; Python callers catch it as a ValueError.
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
-from collections.abc import Iterable
+import numbers
+from collections.abc import Iterable, Iterator
 from typing import Any, NoReturn
 
 
@@ -49,6 +51,43 @@ def check_shape(x: Any, dims: str, name: str, *, dtype: str | None = None, fix: 
         raise expected(
             name, f"{dtype or 'array'}[{dims}]", describe(x), fix or f"reshape it to [{dims}]"
         )
+
+
+# By the words of an annotation: what a value must be, and how a person calls it.
+_PLAIN = {
+    "bool": ((bool,), "True or False"),
+    "int": ((numbers.Integral,), "a whole number"),
+    "float": ((numbers.Real,), "a number"),
+    "str": ((str,), "a name"),
+    "None": ((type(None),), "None"),
+}
+
+
+def check_types(config: Any) -> None:
+    """Raises `UserError` where a field of a dataclass is of another type than it says.
+
+    Text from a command line ("abc", "false") would otherwise fail in a comparison, or count as
+    true. Judges fields of bool, int, float, str, `tuple[str, ...]` and their unions with None.
+
+    Args:
+        config: a dataclass instance of a module with postponed annotations.
+    """
+    for field in dataclasses.fields(config):
+        value, words = getattr(config, field.name), str(field.type).split(" | ")
+        if "tuple[str, ...]" in words:
+            alone = isinstance(value, str | Iterator)
+            each = isinstance(value, Iterable) and not isinstance(value, Iterator)
+            if alone or (each and all(isinstance(text, str) for text in value)):
+                continue
+            raise expected(field.name, "texts", repr(value), "try ('a', 'b')")
+        if not all(word in _PLAIN for word in words):
+            continue
+        kinds = tuple(kind for word in words for kind in _PLAIN[word][0])
+        # Python counts True as a whole number; nobody who writes it means 1.
+        known = isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
+        if not known:
+            want = " or ".join(_PLAIN[word][1] for word in words)
+            raise expected(field.name, want, repr(value), "correct it")
 
 
 def unknown_name(name: str, choices: Iterable[str], what: str) -> NoReturn:

@@ -32,9 +32,11 @@ def status(name: str, root: Path) -> str:
             return f"readable as it lies: {found.layout.style} layout, {len(found.files)} items"
         except UserError:
             pass
-    archives = [
-        path.name for one in recipe(name).archives for path in sorted(root.glob(one.pattern))
-    ]
-    if archives:
-        return f"archives: {', '.join(archives)}; run: {command}"
+    wanted = recipe(name).archives
+    archives = [[path.name for path in sorted(root.glob(one.pattern))] for one in wanted]
+    if any(archives):
+        # Some archives stand for each other, so what is not there need not be missing.
+        needs = "" if all(archives) else f"; needs {recipe(name).get}"
+        names = ", ".join(name for some in archives for name in some)
+        return f"archives: {names}; run: {command}{needs}"
     return f"not here; needs {recipe(name).get}"

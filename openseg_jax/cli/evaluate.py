@@ -78,6 +78,7 @@ def run(args: argparse.Namespace) -> int:
 
     from openseg_jax.eval import report
 
+    _check_out(Path(args.out))
     jobs = evaluators(config)
     folder = Path(args.out) / jobs[0].bench.name
     results, first = [], jax.process_index() == 0
@@ -212,7 +213,9 @@ def find_benchmark(name: str) -> Any:
 
     if name in MINIATURES:
         return MINIATURES[name]
-    return own_benchmark(Path(name)) if Path(name).is_dir() else benchmark(name)
+    if Path(name).is_dir():
+        return own_benchmark(Path(name))
+    return benchmark(name, also=MINIATURES)
 
 
 def open_source(bench: Any, config: Any) -> Any:
@@ -280,6 +283,15 @@ def _print_table(console: Any, one: Any, *, across: bool = False) -> None:
     console.print(table)
     for note in one.notes:
         console.print(escape(note))
+
+
+def _check_out(out: Path) -> None:
+    """Finds out before anything is loaded whether results can be kept; makes nothing."""
+    there = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise expected("--out", "a folder", f"the file {there}", "choose another")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"--out: cannot write in {there}; choose another")
 
 
 def _join() -> None:

@@ -20,7 +20,7 @@ background among the classes.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -183,14 +183,16 @@ BENCHMARKS: Mapping[str, Benchmark] = {
 """Name -> benchmark. "miniature" and folders of the user's own are made when they are asked for."""
 
 
-def benchmark(name: str) -> Benchmark:
+def benchmark(name: str, also: Iterable[str] = ("miniature",)) -> Benchmark:
     """Finds a benchmark.
 
+    Args:
+        name: of a data set's benchmark. also: names found elsewhere, to offer for a wrong one.
     Raises:
         UserError: for an unknown name, with the nearest one.
     """
     if name not in BENCHMARKS:
-        unknown_name(name, (*BENCHMARKS, "miniature"), "benchmark")
+        unknown_name(name, (*BENCHMARKS, *also), "benchmark")
     return BENCHMARKS[name]
 
 

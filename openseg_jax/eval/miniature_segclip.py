@@ -157,7 +157,7 @@ class PatchText:
         return scores * softmax(np.where(kept, dense * self.temperature, -np.inf), axis=-1)
 
 
-def window_sizes(loaded: LoadedClip, windows: float) -> dict[str, int]:
+def window_sizes(loaded: LoadedClip, windows: float) -> dict[str, Any]:
     """Returns the settings of windows of a model's own size in a picture of that many windows."""
     crop = loaded.config.vision.image_size
     stride = crop if windows == 1.0 else crop // 2

@@ -6,7 +6,7 @@ import dataclasses
 import importlib
 from typing import Any
 
-from openseg_jax.errors import UserError, expected, unknown_name
+from openseg_jax.errors import UserError, check_types, expected, unknown_name
 from openseg_jax.ops.visual_prompts import KINDS
 from openseg_jax.text.prompts import templates as template_set
 
@@ -122,6 +122,7 @@ class CaRConfig:
     classifier_model: str = "ViT-L-14"
 
     def __post_init__(self) -> None:
+        check_types(self)
         for name, choices in (
             ("crf", CRF_MODES), ("competition", COMPETITIONS), ("score_rule", SCORE_RULES),
             ("classifier_fit", FITS), ("lone_text", ("zero", "logit")),

@@ -6,7 +6,7 @@ import dataclasses
 import importlib
 from typing import Any
 
-from openseg_jax.errors import UserError, expected, unknown_name
+from openseg_jax.errors import UserError, check_types, expected, unknown_name
 from openseg_jax.methods.windows import MODES, Plan, make_plan
 from openseg_jax.models.last_block import LAST_BLOCKS, LastBlock
 from openseg_jax.models.variants import VisionConfig
@@ -69,6 +69,7 @@ class ClipDenseConfig:
     pos_resample: str | None = None
 
     def __post_init__(self) -> None:
+        check_types(self)
         choices = {"variant": LAST_BLOCKS, "mode": MODES}
         if self.pos_resample is not None:
             choices["pos_resample"] = CONVENTIONS

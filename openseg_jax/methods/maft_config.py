@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from openseg_jax.errors import UserError, expected, unknown_name
+from openseg_jax.errors import UserError, check_types, expected, unknown_name
 from openseg_jax.models.ip_clip import POSITIONS, default_size, default_start
 from openseg_jax.models.variants import VisionConfig
 from openseg_jax.ops.posembed import CONVENTIONS
@@ -64,6 +64,7 @@ class MaftConfig:
     overlap: float = 0.8
 
     def __post_init__(self) -> None:
+        check_types(self)
         for name in ("templates", "background", "seen"):
             value = getattr(self, name)
             object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))

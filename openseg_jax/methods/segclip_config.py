@@ -6,7 +6,7 @@ import dataclasses
 import importlib
 from typing import Any
 
-from openseg_jax.errors import UserError, expected, unknown_name
+from openseg_jax.errors import UserError, check_types, expected, unknown_name
 from openseg_jax.methods.windows import MODES, Plan, make_plan
 from openseg_jax.models.variants import VisionConfig
 from openseg_jax.text.prompts import templates as template_set
@@ -43,6 +43,7 @@ class SegClipConfig:
     background: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        check_types(self)
         if self.mode not in MODES:
             unknown_name(str(self.mode), MODES, "mode")
         for name in ("templates", "background"):

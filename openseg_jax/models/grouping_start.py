@@ -44,6 +44,7 @@ SHIFT = 3.0
 """The output map's constant, in standard deviations of a token. More would cost bfloat16 digits."""
 _DRAWN = 0.1  # what is left of drawn weights that the start does not need
 _ROUNDS = 25  # of Lloyd's algorithm
+_RUNS = 8  # from other starting points
 _EPS = 1e-5
 
 
@@ -125,16 +126,16 @@ def _identity(proj: Params, width: int, size: Float[Array, ""]) -> dict[str, Any
 
 
 def _centroids(tokens: Float[Array, "B L D"], count: int, key: Key) -> Float[Array, "count D"]:
-    """Runs k-means by cosine, from k-means++; returns centroids of zero mean and unit variance."""
+    """Runs k-means by cosine a few times; returns the tightest's centroids, of unit variance.
+
+    One run depends much on where it starts, and all that is trained later depends on it.
+    """
     points = tokens.reshape(-1, tokens.shape[-1])
     points = points / jnp.maximum(jnp.linalg.norm(points, axis=-1, keepdims=True), 1e-12)
-    first, *others = jax.random.split(key, count)
-    chosen = [points[jax.random.randint(first, (), 0, len(points))]]
-    distance = jnp.full(len(points), jnp.inf)
-    for step in others:
-        distance = jnp.minimum(distance, jnp.square(points - chosen[-1]).sum(axis=-1))
-        # Far points are likelier, by their squared distance.
-        chosen.append(points[jax.random.categorical(step, jnp.log(distance + 1e-12))])
+
+    def run(key: Key) -> tuple[Float[Array, ""], Float[Array, "n D"]]:
+        centers = jax.lax.fori_loop(0, _ROUNDS, lloyd, _spread(points, count, key))
+        return (points @ centers.T).max(axis=-1).mean(), centers
 
     def lloyd(_: Int[Array, ""], centers: Float[Array, "n D"]) -> Float[Array, "n D"]:
         nearest = (points @ centers.T).argmax(axis=-1)
@@ -143,4 +144,17 @@ def _centroids(tokens: Float[Array, "B L D"], count: int, key: Key) -> Float[Arr
         # A centroid that lost all its points stays where it is.
         return jnp.where(size > 0, total / jnp.maximum(size, 1e-12), centers)
 
-    return _standard(jax.lax.fori_loop(0, _ROUNDS, lloyd, jnp.stack(chosen)))
+    closeness, found = jax.lax.map(run, jax.random.split(key, _RUNS))
+    return _standard(found[closeness.argmax()])
+
+
+def _spread(points: Float[Array, "P D"], count: int, key: Key) -> Float[Array, "count D"]:
+    """Draws starting points far from one another: k-means++."""
+    first, *others = jax.random.split(key, count)
+    chosen = [points[jax.random.randint(first, (), 0, len(points))]]
+    distance = jnp.full(len(points), jnp.inf)
+    for step in others:
+        distance = jnp.minimum(distance, jnp.square(points - chosen[-1]).sum(axis=-1))
+        # Far points are likelier, by their squared distance.
+        chosen.append(points[jax.random.categorical(step, jnp.log(distance + 1e-12))])
+    return jnp.stack(chosen)

@@ -27,6 +27,14 @@ def openseg(capsys, *words):
     return code, out, err
 
 
+def test_list_says_what_else_is_needed(tmp_path, capsys):
+    label_archives.cityscapes(tmp_path)
+    assert "needs" not in openseg(capsys, "list", "cityscapes", "--root", tmp_path)[1]
+    (tmp_path / "gtFine_trainvaltest.zip").unlink()
+    out = openseg(capsys, "list", "cityscapes", "--root", tmp_path)[1]
+    assert "archives: leftImg8bit" in out and "needs" in out and "gtFine_trainvaltest.zip" in out
+
+
 def test_prepare_verify_list(tmp_path, capsys, three):
     label_archives.ade(tmp_path)
     assert (

@@ -182,3 +182,30 @@ def test_tiny_configs_run(name, tmp_path, capsys):
 def test_evaluators_are_made_before_anything_is_evaluated(colours):
     config = configured(arguments("--method", "car,maft"))
     assert [job.method for job in evaluators(config)] == ["car", "maft"]
+
+
+def test_out_is_checked_before_anything_is_loaded(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file", tmp_path / "file" / "below"):
+        assert main(["evaluate", "--model", "nonsense", "--out", str(out)]) == 2
+        said = capsys.readouterr().err
+        assert "--out: expected a folder" in said and said.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_unknown_benchmark_offers_all_miniatures(capsys):
+    assert main(["evaluate", "--benchmark", "miniature_thing"]) == 2
+    assert "did you mean 'miniature_things'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["short_side=abc", "residual=false", "std='2'", "templates=5", "crop=True", "short_side=None"],
+)
+def test_settings_of_another_type(setting, capsys):
+    code = main(
+        ["evaluate", "--method", "clip_dense", "--limit", "1", "--set", f"clip_dense.{setting}"]
+    )
+    said = capsys.readouterr().err
+    assert code == 2 and said.count("\n") == 1
+    assert f"{setting.partition('=')[0]}: expected" in said
