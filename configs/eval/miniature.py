@@ -17,5 +17,5 @@ def get_config(arg: str = "") -> ConfigDict:
     if arg not in ("", "tiny"):
         raise ValueError(f"arg: unknown name {arg!r}; known: tiny")
     c: Any = base.get_config(arg)
-    c.methods = ("car", "maft", "clip_dense")
+    c.methods = ("car", "maft", "segclip", "clip_dense")
     return c
