@@ -20,10 +20,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from openseg_jax.data.prepare.locks import locked
-
 from openseg_jax.errors import UserError, expected
-from openseg_jax.files import atomic_folder
+from openseg_jax.files import atomic_folder, locked
 from openseg_jax.inputs.label_layouts import UNPACKED
 
 __all__ = ["Archive", "Tell", "unpack"]

@@ -33,10 +33,9 @@ import numpy as np
 from openseg_jax.data.prepare import pool, work
 from openseg_jax.data.prepare.archives import Tell, unpack
 from openseg_jax.data.prepare.base import Job, Recipe, recipe, said
-from openseg_jax.data.prepare.locks import locked
 
 from openseg_jax.errors import UserError
-from openseg_jax.files import atomic_write
+from openseg_jax.files import atomic_write, locked
 from openseg_jax.inputs import referring_set
 from openseg_jax.inputs.labelled_set import FORMAT, ignore_value
 

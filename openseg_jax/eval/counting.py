@@ -1,4 +1,4 @@
-"""Counting labelled batches in a helper thread, and exact sums of counts."""
+"""Counting labelled batches in a helper thread."""
 
 from __future__ import annotations
 
@@ -16,17 +16,8 @@ from openseg_jax.eval.feed import Loaded, Source
 from openseg_jax.eval.labeller import Labeller
 from openseg_jax.eval.record import Log
 from openseg_jax.inputs.augment import IGNORE
-from openseg_jax.types import Int
 
-__all__ = ["Run", "score", "total"]
-
-
-def total(cells: Sequence[Any], size: int) -> Int[np.ndarray, "C C"]:
-    """Adds up the counts of pictures, as integers."""
-    flat = np.zeros(size * size, np.int64)
-    for places, counts in cells:
-        flat[places] += np.asarray(counts, np.int64)
-    return flat.reshape(size, size)
+__all__ = ["Run", "score"]
 
 
 def score(cells: Any, size: int) -> tuple[float, int]:

@@ -10,11 +10,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -23,11 +21,11 @@ import numpy as np
 from openseg_jax import api
 from openseg_jax.errors import expected
 from openseg_jax.eval.benchmarks import Benchmark, Texts
-from openseg_jax.eval.counting import Run, score, total
+from openseg_jax.eval.counting import Run, score
 from openseg_jax.eval.feed import Bucket, Feed, Source, plan_buckets, sizes_of
-from openseg_jax.eval.hosts import gather_bytes, share
+from openseg_jax.eval.hosts import share
 from openseg_jax.eval.labeller import Labeller, most_rows
-from openseg_jax.eval.record import Log
+from openseg_jax.eval.record import Log, state_of, total
 from openseg_jax.eval.result import ImageRow, Result
 from openseg_jax.eval.rules import background_rule, handling, passes_for
 from openseg_jax.inputs.images import RESIZE_RULE
@@ -155,21 +153,18 @@ class Evaluator:
         size, mine = len(self.texts.names) + 1, list(share(count))
         facts = self.describe()
         decides = facts | {
-            "pictures": _digest(self.source),
+            "pictures": state_of(self.source.items),
             "settings": api.provenance(self.segmenter)["settings"],
         }
-        log = Log(workdir, decides, size, jax.process_index())
+        log = Log(workdir, decides, jax.process_index())
         try:
             wanted = {i for i in mine if names[i] not in log.found}
             run = Run(self.labeller, log, size, len(mine), len(mine) - len(wanted), progress)
             if wanted:
                 run.all(self._feed.batches(self._buckets, wanted), self.source)
-            payload = json.dumps({names[i]: log.found[names[i]] for i in mine})
+            cells = log.exchange([names[i] for i in mine])
         finally:
             log.close()
-        cells: dict[str, Any] = {}
-        for part in gather_bytes(payload.encode()):
-            cells |= json.loads(part)
         return self._result(
             names,
             cells,
@@ -208,7 +203,8 @@ class Evaluator:
         """
         from openseg_jax.eval.report_html import Picture
 
-        wanted = {i for i, item in enumerate(self.source.items) if item.name in set(names)}
+        chosen = set(names)
+        wanted = {i for i, item in enumerate(self.source.items) if item.name in chosen}
         found = {}
         for loaded in self._feed.batches(self._buckets, wanted):
             labels = np.asarray(self.labeller(loaded.batch)).astype(np.int32)
@@ -283,16 +279,3 @@ def _changed(segmenter: Segmenter) -> dict[str, Any]:
         for field in dataclasses.fields(config)
         if getattr(config, field.name) != field.default
     }
-
-
-def _digest(source: Source) -> str:
-    """Tells one state of a source from another: its pictures, and when their files last changed.
-
-    Who mends a mask in their own folder wants it counted again.
-    """
-    lines = []
-    for item in source.items:
-        files = (getattr(item, part, None) for part in ("image", "labels"))
-        states = (os.stat(file) for file in files if isinstance(file, Path) and file.exists())
-        lines.append(f"{item.name} {[(state.st_size, state.st_mtime_ns) for state in states]}")
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()

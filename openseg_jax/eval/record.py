@@ -8,20 +8,22 @@ log is opened again. Several processes write a file each, and all read all of th
 
 from __future__ import annotations
 
-import fcntl
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from openseg_jax.errors import UserError
+from openseg_jax.eval.hosts import gather_bytes
+from openseg_jax.files import locked
 from openseg_jax.types import Int
 
-__all__ = ["Log", "decide_key", "from_cells", "to_cells"]
+__all__ = ["Log", "decide_key", "state_of", "to_cells", "total"]
 
 
 def decide_key(decides: Mapping[str, Any]) -> str:
@@ -37,12 +39,28 @@ def to_cells(matrix: Int[np.ndarray, "C C"]) -> list[list[int]]:
     return [places.tolist(), flat[places].tolist()]
 
 
-def from_cells(cells: Iterable[Iterable[int]], size: int) -> Int[np.ndarray, "C C"]:
-    """Rebuilds what `to_cells` listed, int64."""
-    places, counts = (np.asarray(list(x), np.int64) for x in cells)
+def total(cells: Sequence[Any], size: int) -> Int[np.ndarray, "C C"]:
+    """Adds up what `to_cells` listed of some pictures, int64."""
     flat = np.zeros(size * size, np.int64)
-    flat[places] = counts
+    for places, counts in cells:
+        flat[places] += np.asarray(counts, np.int64)
     return flat.reshape(size, size)
+
+
+def state_of(items: Sequence[Any]) -> str:
+    """Tells one state of a data set from another: its items, and when their files last changed.
+
+    Who mends a mask in their own folder wants it counted again.
+
+    Args:
+        items: with a `name` each, and perhaps the files `image` and `labels`.
+    """
+    lines = []
+    for item in items:
+        files = (getattr(item, part, None) for part in ("image", "labels"))
+        states = (os.stat(file) for file in files if isinstance(file, Path) and file.exists())
+        lines.append(f"{item.name} {[(state.st_size, state.st_mtime_ns) for state in states]}")
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 class Log:
@@ -51,7 +69,6 @@ class Log:
     Args:
         folder: made where it does not exist; None keeps nothing on disk.
         decides: everything that the numbers depend on; JSON values.
-        size: C, of the matrices.
         process: number of this process; each writes a file of its own.
 
     Attributes:
@@ -65,11 +82,10 @@ class Log:
         self,
         folder: str | os.PathLike[str] | None,
         decides: Mapping[str, Any],
-        size: int,
         process: int = 0,
     ) -> None:
         self.found: dict[str, list[list[int]]] = {}
-        self.size, self.path, self._file = size, None, None
+        self.path, self._file, self._held = None, None, contextlib.ExitStack()
         if folder is None:
             return
         key = decide_key(decides)
@@ -77,19 +93,16 @@ class Log:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self.path.open("a+b")
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._held.enter_context(locked(self.path))
             for path in sorted(self.path.parent.glob(f"counts_{key}_*.jsonl")):
                 good = self._read(path)
                 if path == self.path:
                     self._file.truncate(good)
             if self._file.tell() == 0 and not self.path.stat().st_size:
                 self._append({"format": "openseg_jax.counts/1", "decides": dict(decides)})
-        except BlockingIOError as error:
+        except UserError:
             self.close()
-            raise UserError(
-                f"{self.path}: another evaluation is writing here; wait for it, or choose another "
-                "--out"
-            ) from error
+            raise
         except OSError as error:
             self.close()
             raise self._said(error) from error
@@ -120,12 +133,17 @@ class Log:
             self._append({"name": name, "cells": cells})
         self.found[name] = cells
 
-    def matrix(self, name: str) -> Int[np.ndarray, "C C"]:
-        """Returns a picture's counts, int64."""
-        return from_cells(self.found[name], self.size)
+    def exchange(self, names: Sequence[str]) -> dict[str, Any]:
+        """Returns the cells of all processes; each gives those that it names and calls this."""
+        payload = json.dumps({name: self.found[name] for name in names})
+        cells: dict[str, Any] = {}
+        for part in gather_bytes(payload.encode()):
+            cells |= json.loads(part)
+        return cells
 
     def close(self) -> None:
         """Lets others write."""
+        self._held.close()
         if self._file is not None:
             self._file.close()
             self._file = None

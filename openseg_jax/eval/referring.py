@@ -14,7 +14,6 @@ several processes share the objects.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -28,8 +27,8 @@ from openseg_jax import api
 from openseg_jax.errors import expected
 from openseg_jax.eval.benchmarks import Benchmark
 from openseg_jax.eval.confusion import confusion_matrix
-from openseg_jax.eval.hosts import gather_bytes, share
-from openseg_jax.eval.record import Log, from_cells
+from openseg_jax.eval.hosts import share
+from openseg_jax.eval.record import Log, state_of, total
 from openseg_jax.eval.result import ReferringResult, ReferringRow
 from openseg_jax.inputs.images import RESIZE_RULE
 from openseg_jax.inputs.referring_set import Referring
@@ -156,24 +155,24 @@ class ReferringEvaluator:
         names = [self.source.items[i].name for i in range(count)]
         mine = list(share(count))
         facts = self.describe()
-        decides = facts | {"settings": api.provenance(self.segmenter)["settings"]}
-        log = Log(workdir, decides, 2, jax.process_index())
+        decides = facts | {
+            "objects": state_of(self.source.items),
+            "settings": api.provenance(self.segmenter)["settings"],
+        }
+        log = Log(workdir, decides, jax.process_index())
         seconds = {"segment": 0.0, "metrics": 0.0, "input": 0.0}
         try:
             wanted = [i for i in mine if names[i] not in log.found]
-            done = len(mine) - len(wanted)
-            resumed, tell = done, progress or (lambda done, count: None)
+            resumed = done = len(mine) - len(wanted)
+            tell = progress or (lambda done, count: None)
             tell(done, len(mine))
             for one in self._read(wanted, seconds):
                 self._count(one, log, seconds)
                 done += 1
                 tell(done, len(mine))
-            payload = json.dumps({names[i]: log.found[names[i]] for i in mine})
+            cells = log.exchange([names[i] for i in mine])
         finally:
             log.close()
-        cells: dict[str, Any] = {}
-        for part in gather_bytes(payload.encode()):
-            cells |= json.loads(part)
         facts |= {"objects": f"{count} of {len(self.source)}", "resumed": resumed}
         return ReferringResult(
             benchmark=self.bench.name,
@@ -229,7 +228,8 @@ class ReferringEvaluator:
         """
         from openseg_jax.eval.report_html import Picture
 
-        wanted = [i for i, item in enumerate(self.source.items) if item.name in set(names)]
+        chosen = set(names)
+        wanted = [i for i, item in enumerate(self.source.items) if item.name in chosen]
         found = {}
         for one in self._read(wanted, {"input": 0.0}):
             truth, mask = self._truth(one), self._find(one)
@@ -263,6 +263,6 @@ class ReferringEvaluator:
 
 
 def _row(name: str, texts: Sequence[str], cells: Any) -> ReferringRow:
-    counts = from_cells(cells, 2)
+    counts = total([cells], 2)
     inside = int(counts[1, 1])
     return ReferringRow(name, tuple(texts), inside, int(counts.sum() - counts[0, 0]))
