@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from openseg_jax.errors import unknown_name
 from openseg_jax.inputs.pipeline import Source
@@ -56,8 +57,13 @@ class Setup(Protocol):
         ...
 
 
-def build(config: Config) -> Setup:
+def build(config: Config, mesh: Mesh | None = None) -> Setup:
     """Builds the experiment that a config describes.
+
+    Args:
+        config: as `configs/base.py` lists it.
+        mesh: the devices of the training, for losses that exchange parts of a batch by hand;
+            None where nothing is trained.
 
     Raises:
         UserError: for an unknown name in it.
@@ -67,4 +73,4 @@ def build(config: Config) -> Setup:
     if config.dtype not in DTYPES:
         unknown_name(config.dtype, DTYPES, "dtype")
     module, function = TASKS[config.task.name]
-    return getattr(importlib.import_module(module), function)(config)
+    return getattr(importlib.import_module(module), function)(config, mesh)

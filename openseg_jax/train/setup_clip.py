@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from jax.sharding import Mesh
 
 from openseg_jax.inputs.image_text import ImageText
 from openseg_jax.inputs.pipeline import Example, Source
@@ -80,13 +81,14 @@ def miniature_source(
     return ImageText(example, rows.encode, config.input.examples, extras)
 
 
-def build(config: Config) -> ClipSetup:
+def build(config: Config, mesh: Mesh | None = None) -> ClipSetup:
     """Builds a CLIP experiment: fresh towers, or those of `config.init` to be tuned further.
 
     Raises:
         UserError: for an unknown input or loss, data that is not there, or weights that do not
             load.
     """
+    del mesh  # jit alone places what this task exchanges
     # Data first: nobody wants to load weights to learn that a path is wrong.
     pairs = open_pairs(config, ("miniature",))
     start = load_clip(config.init) if config.init else None

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from openseg_jax.errors import expected, unknown_name
 from openseg_jax.inputs.pipeline import Source
@@ -219,19 +220,21 @@ def _build(config: Config, stage: int) -> MaftSetup:
     return MaftSetup(config, stage, inputs)
 
 
-def build_stage1(config: Config) -> MaftSetup:
+def build_stage1(config: Config, mesh: Mesh | None = None) -> MaftSetup:
     """Builds the training of the generator.
 
     Raises:
         UserError: for unknown names in the config.
     """
+    del mesh  # jit alone places what this task exchanges
     return _build(config, 1)
 
 
-def build_stage2(config: Config) -> MaftSetup:
+def build_stage2(config: Config, mesh: Mesh | None = None) -> MaftSetup:
     """Builds the fine-tuning of the image tower.
 
     Raises:
         UserError: for unknown names in the config.
     """
+    del mesh  # jit alone places what this task exchanges
     return _build(config, 2)

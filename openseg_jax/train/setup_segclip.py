@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from jax.sharding import Mesh
 
 from openseg_jax.inputs.pipeline import Source
 from openseg_jax.inputs.superpixel_examples import PatchSuperpixels
@@ -81,13 +82,14 @@ def _gathered(source: Source, count: int) -> UInt8[np.ndarray, "n H W 3"] | None
     return np.stack([source[i]["image"] for i in range(min(count, len(source)))])
 
 
-def build(config: Config) -> SegClipSetup:
+def build(config: Config, mesh: Mesh | None = None) -> SegClipSetup:
     """Builds a SegCLIP experiment.
 
     Raises:
         UserError: for an unknown input, data that is not there, weights that do not load, or a
             CLIP that SegCLIP is not defined on.
     """
+    del mesh  # jit alone places what this task exchanges
     # Data first: nobody wants to load weights to learn that a path is wrong.
     pairs = open_pairs(config, ("miniature",))
     saw = saw_of(config)

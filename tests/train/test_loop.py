@@ -9,7 +9,8 @@ from openseg_jax.configs.miniature_clip import get_config
 from openseg_jax.errors import UserError
 from openseg_jax.train.checkpoint import Checkpoints
 from openseg_jax.train.export import exporter
-from openseg_jax.train.loop import TrainingDiverged, reduce_metrics, train
+from openseg_jax.train.loop import TrainingDiverged, train
+from openseg_jax.train.recorder import reduce_metrics
 from openseg_jax.train.state import flat_names
 from openseg_jax.weights.folder import load_folder
 
