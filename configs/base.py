@@ -82,6 +82,10 @@ def get_config(arg: str = "") -> ConfigDict:
     c.task.maft.no_object = 0.1  # stage 1: of a query without segment, in the cross-entropy
     c.task.maft.parity = ""  # "reference": the published training's slips too; see tasks/maft*.py
 
+    c.watch = ConfigDict()
+    c.watch.images_every = 0  # steps between pictures and histograms of the training; 0 shows none
+    c.watch.profile = ""  # steps to profile, "100:105" (the last one not); "" none
+
     c.input = ConfigDict()
     c.input.name = "miniature"  # miniature, or the keys of train/pair_inputs.py PAIRS:
     # folder, webdataset, tfds

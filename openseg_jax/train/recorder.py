@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ class Recorder:
         self._bar = ProgressBar(steps, done, show=show and first)
         self._examples, self._rate = examples, rate
         self._pending: list[Metrics] = []
-        self._clock = time.perf_counter()
+        self._clock, self._waited = time.perf_counter(), 0.0
 
     def __enter__(self) -> Recorder:
         self._bar.__enter__()
@@ -57,6 +57,15 @@ class Recorder:
         self._pending.append(metrics)
         self._bar.advance(step)
 
+    def waited(self, seconds: float) -> None:
+        """Adds what the loop stood still for its next batch, on this process."""
+        self._waited += seconds
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Writes numbers that belong to a step but not to every record: an evaluation's."""
+        for writer in self._writers:
+            writer.write_scalars(step, values)
+
     def record(self, step: int, **more: float) -> dict[str, float]:
         """Writes and returns the means since the last record; waits for the devices.
 
@@ -67,9 +76,10 @@ class Recorder:
         means = reduce_metrics(self._pending)
         now = time.perf_counter()
         means["examples_per_second"] = self._examples * len(self._pending) / (now - self._clock)
+        means["input_wait"] = self._waited / (now - self._clock)
         means["learning_rate"] = float(self._rate(step - 1))
         means |= more
-        self._pending, self._clock = [], now
+        self._pending, self._clock, self._waited = [], now, 0.0
         for writer in self._writers:
             writer.write_scalars(step, means)
         self._bar.record(step, means)
@@ -77,7 +87,7 @@ class Recorder:
 
     def restart_clock(self) -> None:
         """Leaves what was done since the last record, a checkpoint say, out of the throughput."""
-        self._clock = time.perf_counter()
+        self._clock, self._waited = time.perf_counter(), 0.0
 
 
 def reduce_metrics(pending: list[Metrics]) -> dict[str, float]:
