@@ -131,4 +131,16 @@ def get_config(arg: str = "") -> ConfigDict:
     c.optim.clip = 1.0  # bound on the global gradient norm
     c.optim.weight_decay = ((".*", 0.0),)  # (name regex, decay)
     c.optim.multiplier = ((".*", 1.0),)  # (name regex, share of the learning rate)
+    c.optim.layer_decay = 1.0  # of the rate, block by block towards the input; 1.0: none
+
+    c.average = ConfigDict()  # moving average of the trained parameters; see train/average.py
+    c.average.decay = 0.0  # e.g. 0.9999; 0.0: none
+
+    c.evaluate = ConfigDict()  # zero-shot classification while training; see train/zero_shot.py
+    c.evaluate.every = 0  # steps; 0: never
+    c.evaluate.path = ""  # "miniature", or a folder with one folder of pictures for each class
+    c.evaluate.labels = ""  # names in the order of the sorted folders: a list of
+    # data/vocabularies or a .txt file; "" takes the folders' names
+    c.evaluate.templates = ""  # of text/prompts.py; "": openai80, or car15 for the miniature
+    c.evaluate.limit = 0  # pictures at most, spread over the classes; 0: all
     return c.lock()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -133,6 +133,7 @@ def make_adamw(
     clip: float | None = 1.0,
     weight_decay: Rules = ((".*", 0.0),),
     multiplier: Rules = ((".*", 1.0),),
+    layers: Mapping[str, Any] | None = None,
 ) -> optax.GradientTransformation:
     """Builds AdamW over a flat dict of trained parameters.
 
@@ -143,10 +144,13 @@ def make_adamw(
         clip: bound on the gradients' global norm; None for no bound.
         weight_decay: rules for the decoupled decay of each parameter.
         multiplier: rules for each parameter's share of the learning rate.
+        layers: a further share by name, from `layer_rates`; None for 1 everywhere.
     """
     names = sorted(names)
     decay = match_rules(weight_decay, names, "optim.weight_decay")
     share = match_rules(multiplier, names, "optim.multiplier")
+    if layers is not None:
+        share = {name: share[name] * layers[name] for name in names}
 
     def decay_and_share(updates: Any, params: Any) -> Any:
         assert params is not None

@@ -13,6 +13,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from openseg_jax.tasks.base import Batch, Task
+from openseg_jax.train.layer_rates import layer_rates
 from openseg_jax.train.optim import Schedule, make_adamw, make_schedule, trainable_names
 from openseg_jax.train.sharding import TRANSFORMER_RULES, batch_sharding, state_sharding
 from openseg_jax.train.state import Config, TrainState, flat_names
@@ -99,6 +100,7 @@ def make_program(config: Config, task: Task, mesh: Mesh, params: Params) -> Prog
         clip=optim.clip,
         weight_decay=optim.weight_decay,
         multiplier=optim.multiplier,
+        layers=layer_rates(flat_names(params), optim.layer_decay),
     )
     shapes = jax.eval_shape(lambda p: init_state(p, tx, trained), params)
     placed = state_sharding(shapes, config.sharding or TRANSFORMER_RULES, mesh)
