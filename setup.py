@@ -12,7 +12,6 @@ CORE = [
     "optax>=0.2.5",
     "orbax-checkpoint>=0.11.30,<0.13",
     "ml_collections>=1.0",
-    "clu>=0.0.12",
     "grain>=0.2.12",
     "jaxtyping>=0.2.34",
     "absl-py>=2.0",
@@ -31,12 +30,13 @@ EXTRAS = {
     "tpu": ["jax[tpu]>=0.10,<0.13"],
     "cuda12": ["jax[cuda12]>=0.10,<0.13"],
     "cuda13": ["jax[cuda13]>=0.10,<0.13"],
-    # clu's TensorBoard writer imports both; training without them writes JSON lines instead.
-    "train": ["tensorflow-cpu>=2.18", "tensorboard>=2.18"],
+    # Event files are written with its parts; training without it writes JSON lines and PNG files.
+    "train": ["tensorboard>=2.18"],
     # TFDS 4.9.10 imports importlib_resources without asking for it.
     "data": ["tensorflow-datasets>=4.9.7", "importlib_resources>=6.0"],
     "web": ["gradio>=5.0"],
     "test": [
+        "tensorboard>=2.18",
         "pytest>=8.0",
         "pytest-xdist>=3.5",
         "beartype>=0.18",

@@ -10,9 +10,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 from absl import logging
+from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from openseg_jax.files import atomic_write
+from openseg_jax.train.tensorboard import TensorBoardWriter
+from openseg_jax.types import UInt8
+
+QUANTILES = (5, 50, 95)
+"""Percentages that `metrics.jsonl` keeps of a histogram."""
 
 
 class Writer(Protocol):
@@ -20,6 +29,14 @@ class Writer(Protocol):
 
     def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
         """Records numbers of a step."""
+        ...
+
+    def write_images(self, step: int, images: Mapping[str, UInt8[np.ndarray, "n H W 3"]]) -> None:
+        """Records pictures, each name with one or several."""
+        ...
+
+    def write_histograms(self, step: int, arrays: Mapping[str, np.ndarray]) -> None:
+        """Records how the numbers of arrays are spread."""
         ...
 
     def flush(self) -> None:
@@ -33,6 +50,9 @@ class Writer(Protocol):
 
 class JsonLinesWriter:
     """Appends one JSON object a step to a file that any tool reads.
+
+    Of histograms it keeps quantiles, as numbers "name/p5", "name/p50" and "name/p95"; pictures
+    have no place in it.
 
     Args:
         path: the file; it is continued when it exists.
@@ -50,6 +70,20 @@ class JsonLinesWriter:
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
 
+    def write_images(self, step: int, images: Mapping[str, UInt8[np.ndarray, "n H W 3"]]) -> None:
+        """Ignores the pictures."""
+
+    def write_histograms(self, step: int, arrays: Mapping[str, np.ndarray]) -> None:
+        """Records quantiles of the finite numbers."""
+        row = {}
+        for name, array in arrays.items():
+            numbers = np.asarray(array, np.float64).ravel()
+            numbers = numbers[np.isfinite(numbers)]
+            if numbers.size:
+                found = np.quantile(numbers, [q / 100 for q in QUANTILES])
+                row |= {f"{name}/p{q}": x for q, x in zip(QUANTILES, found, strict=True)}
+        self.write_scalars(step, row)
+
     def flush(self) -> None:
         """Makes sure that all is on disk."""
         self._file.flush()
@@ -59,11 +93,29 @@ class JsonLinesWriter:
         self._file.close()
 
 
-class SilentWriter:
-    """Records nothing: for the processes beside the first."""
+class PictureWriter:
+    """Writes pictures as `NAME_STEP.png` where there is no TensorBoard to hold them.
+
+    Args:
+        folder: made when the first picture comes.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self._folder = Path(folder)
 
     def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
         """Ignores the numbers."""
+
+    def write_images(self, step: int, images: Mapping[str, UInt8[np.ndarray, "n H W 3"]]) -> None:
+        """Writes a file for each name; several pictures stand side by side."""
+        for name, pictures in images.items():
+            joined = np.concatenate(list(pictures), axis=1)
+            path = self._folder / f"{name.replace('/', '_')}_{step:08d}.png"
+            with atomic_write(path) as aside:
+                Image.fromarray(joined).save(aside, "PNG", compress_level=1)
+
+    def write_histograms(self, step: int, arrays: Mapping[str, np.ndarray]) -> None:
+        """Ignores the arrays."""
 
     def flush(self) -> None:
         """Does nothing."""
@@ -73,20 +125,20 @@ class SilentWriter:
 
 
 def make_writers(workdir: str | os.PathLike[str], *, first: bool = True) -> list[Writer]:
-    """Opens `metrics.jsonl`, and clu's TensorBoard writer where its needs are installed.
+    """Opens `metrics.jsonl`, and a TensorBoard file or else a folder of pictures.
 
     Args:
         workdir: the training's folder.
-        first: False in all processes but the first, which then write nothing.
+        first: False in all processes but the first, which write nothing and get no writer.
     """
     if not first:
-        return [SilentWriter()]
-    writers: list[Writer] = [JsonLinesWriter(Path(workdir) / "metrics.jsonl")]
-    if all(importlib.util.find_spec(name) for name in ("tensorflow", "tensorboard")):
-        from clu import metric_writers
-
-        writers.append(metric_writers.SummaryWriter(os.fspath(workdir)))
+        return []
+    workdir = Path(workdir)
+    writers: list[Writer] = [JsonLinesWriter(workdir / "metrics.jsonl")]
+    if importlib.util.find_spec("tensorboard"):
+        writers.append(TensorBoardWriter(workdir))
     else:
+        writers.append(PictureWriter(workdir / "pictures"))
         logging.info("no TensorBoard here (openseg_jax[train]): metrics go to metrics.jsonl only")
     return writers
 
