@@ -10,6 +10,7 @@ import jax
 
 import openseg_jax
 from openseg_jax.train import setup
+from openseg_jax.train.average import averaged_params
 from openseg_jax.train.state import Config, TrainState
 
 
@@ -21,7 +22,7 @@ def export_state(
     defaults: Mapping[str, Any] | None = None,
     dtype: str = "float16",
 ) -> None:
-    """Writes a state's parameters as a model folder.
+    """Writes a state's parameters, averaged ones where it keeps an average, as a model folder.
 
     Args:
         config: the training's.
@@ -33,14 +34,17 @@ def export_state(
     built = setup.build(config)
     step = int(state.step)
     seen = step * config.batch_size
+    mean = config.average.decay if state.average is not None else 0.0
+    weights = f"moving average (decay {mean:g}) of the trained parameters; see train/average.py"
     provenance = {
         "name": config.name,
         "source": f"openseg_jax {openseg_jax.__version__}, openseg train --config {config.name}",
         "licence": "Apache-2.0",
         "saw": f"{seen:,} {built.saw}, and nothing else"
         + ("" if step >= config.steps else f"; provisional: step {step} of {config.steps}"),
+        **({"weights": weights} if mean else {}),
     }
-    built.save(folder, jax.device_get(state.params), provenance, defaults or {}, dtype)
+    built.save(folder, jax.device_get(averaged_params(state)), provenance, defaults or {}, dtype)
 
 
 def exporter(config: Config, folder: str | os.PathLike[str]) -> Callable[[int, TrainState], None]:

@@ -13,6 +13,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from openseg_jax.tasks.base import Batch, Task
+from openseg_jax.train.average import check_decay
 from openseg_jax.train.layer_rates import layer_rates
 from openseg_jax.train.optim import Schedule, make_adamw, make_schedule, trainable_names
 from openseg_jax.train.sharding import TRANSFORMER_RULES, batch_sharding, state_sharding
@@ -59,7 +60,11 @@ class Program:
 
     def start(self, params: Params) -> TrainState:
         """Places the state of step 0 on the devices."""
-        begin = jax.jit(lambda p: init_state(p, self.tx, self.trained), out_shardings=self.placed)
+        average = self.shapes.average is not None
+        begin = jax.jit(
+            lambda p: init_state(p, self.tx, self.trained, average=average),
+            out_shardings=self.placed,
+        )
         return begin(params)
 
     def lower(self, frozen: Params, batch: Batch, key: Key) -> jax.stages.Lowered:
@@ -102,11 +107,12 @@ def make_program(config: Config, task: Task, mesh: Mesh, params: Params) -> Prog
         multiplier=optim.multiplier,
         layers=layer_rates(flat_names(params), optim.layer_decay),
     )
-    shapes = jax.eval_shape(lambda p: init_state(p, tx, trained), params)
+    average = check_decay(config.average.decay)
+    shapes = jax.eval_shape(lambda p: init_state(p, tx, trained, average=average > 0), params)
     placed = state_sharding(shapes, config.sharding or TRANSFORMER_RULES, mesh)
     everywhere = NamedSharding(mesh, PartitionSpec())
     step = jax.jit(
-        make_train_step(task, tx, trained, accumulate=config.accumulate),
+        make_train_step(task, tx, trained, accumulate=config.accumulate, average=average),
         in_shardings=(placed, everywhere, batch_sharding(mesh), everywhere),
         out_shardings=(placed, everywhere),
         donate_argnums=0,

@@ -23,11 +23,13 @@ class TrainState:
         step: updates done.
         params: all parameters that the task returned, trained or not.
         opt_state: the optimiser's, over the trained parameters only.
+        average: of the trained parameters by flat name, float32; None where none is kept.
     """
 
     step: Int[Array, ""]
     params: Params
     opt_state: Any
+    average: Any = None
 
 
 def flat_names(params: Params) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import optax
 
 from openseg_jax.errors import UserError
 from openseg_jax.tasks.base import Batch, Metrics, Task
+from openseg_jax.train.average import follow, start_average
 from openseg_jax.train.state import TrainState, flat_names, nested, split_params
 from openseg_jax.types import Array, Key, Params
 
@@ -18,11 +19,16 @@ TrainStep = Callable[[TrainState, Params, Batch, Key], tuple[TrainState, Metrics
 
 
 def init_state(
-    params: Params, tx: optax.GradientTransformation, trained: frozenset[str]
+    params: Params,
+    tx: optax.GradientTransformation,
+    trained: frozenset[str],
+    *,
+    average: bool = False,
 ) -> TrainState:
-    """Builds the state of step 0; the optimiser sees the trained parameters only."""
+    """Builds the state of step 0; the optimiser and the average see the trained parameters only."""
     learning, _ = split_params(params, trained)
-    return TrainState(jnp.zeros((), jnp.int32), params, tx.init(learning))
+    mean = start_average(learning) if average else None
+    return TrainState(jnp.zeros((), jnp.int32), params, tx.init(learning), mean)
 
 
 def _microbatches(batch: Batch, parts: int) -> Batch:
@@ -43,7 +49,12 @@ def _microbatches(batch: Batch, parts: int) -> Batch:
 
 
 def make_train_step(
-    task: Task, tx: optax.GradientTransformation, trained: frozenset[str], *, accumulate: int = 1
+    task: Task,
+    tx: optax.GradientTransformation,
+    trained: frozenset[str],
+    *,
+    accumulate: int = 1,
+    average: float = 0.0,
 ) -> TrainStep:
     """Builds the update function.
 
@@ -57,6 +68,7 @@ def make_train_step(
         accumulate: parts that a batch is cut into, for losses that do not fit at once. Their
             gradients are averaged: the same as the whole batch's where the loss is a mean over
             examples, but not for contrastive losses, whose negatives are then fewer.
+        average: decay of the moving average, where the state keeps one; see `train.average`.
 
     Returns:
         (state, frozen, batch, key) -> (state, metrics). Pure; the caller jits it.
@@ -95,7 +107,11 @@ def make_train_step(
         updates, opt_state = tx.update(grads, state.opt_state, learning)
         moved: Any = optax.apply_updates(learning, updates)
         params = nested({**moved, **fixed})
-        new = TrainState(state.step + 1, task.constrain(params), opt_state)
+        params = task.constrain(params)
+        mean = state.average
+        if mean is not None:
+            mean = follow(mean, split_params(params, trained)[0], state.step, average)
+        new = TrainState(state.step + 1, params, opt_state, mean)
         new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
         one = jnp.ones((), jnp.float32)
         metrics["grad_norm"] = (norm.astype(jnp.float32), one)
