@@ -32,6 +32,8 @@ EXTRAS = {
     "cuda13": ["jax[cuda13]>=0.10,<0.13"],
     # Event files are written with its parts; training without it writes JSON lines and PNG files.
     "train": ["tensorboard>=2.18"],
+    # Work folders in gs:// (orbax and etils reach them through gcsfs).
+    "gcs": ["etils[epath-gcs]>=1.9"],
     # TFDS 4.9.10 imports importlib_resources without asking for it.
     "data": ["tensorflow-datasets>=4.9.7", "importlib_resources>=6.0"],
     "web": ["gradio>=5.0"],
