@@ -47,7 +47,7 @@ class Checkpoints:
         self._manager.save(
             step,
             args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state),
+                state=ocp.args.StandardSave(state.fields()),
                 data=grain.checkpoint.CheckpointSave(data),
                 config=ocp.args.JsonSave(config),
             ),
@@ -69,7 +69,7 @@ class Checkpoints:
             found = self._manager.restore(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardRestore(like),
+                    state=ocp.args.StandardRestore(like.fields()),
                     data=grain.checkpoint.CheckpointRestore(data),
                     config=ocp.args.JsonRestore(),
                 ),
@@ -82,7 +82,7 @@ class Checkpoints:
         # Through JSON, as the saved one went: tuples become lists.
         for name, old, new in _changes(found["config"], json.loads(json.dumps(config))):
             logging.warning("resumed with %s = %r; the checkpoint had %r", name, new, old)
-        return found["state"]
+        return TrainState(**found["state"])
 
     def restore_params(self, step: int | None = None) -> Any:
         """Reads the parameters alone, as host arrays, for export and evaluation."""

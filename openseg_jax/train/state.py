@@ -31,6 +31,11 @@ class TrainState:
     opt_state: Any
     average: Any = None
 
+    def fields(self) -> dict[str, Any]:
+        """Returns what there is by name, for checkpoints: older ones know no averages."""
+        every = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return {name: value for name, value in every.items() if value is not None}
+
 
 def flat_names(params: Params) -> dict[str, Any]:
     """Flattens nested parameters to {"a/b/c": leaf}."""
