@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 from typing import Any
 
 from openseg_jax.errors import UserError, check_types, expected, unknown_name
+from openseg_jax.methods.settings import as_tuples, from_names, preset
 from openseg_jax.ops.visual_prompts import KINDS
 from openseg_jax.text.prompts import templates as template_set
 
@@ -129,9 +129,7 @@ class CaRConfig:
         ):  # fmt: skip
             if getattr(self, name) not in choices:
                 unknown_name(str(getattr(self, name)), choices, name)
-        for name in ("visual_prompts", "stuff_visual_prompts", "templates", "background"):
-            value = getattr(self, name)
-            object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
+        as_tuples(self, "visual_prompts", "stuff_visual_prompts", "templates", "background")
         for kind in (*self.visual_prompts, *self.stuff_visual_prompts):
             if kind not in KINDS:
                 unknown_name(kind, KINDS, "visual prompt")
@@ -192,13 +190,7 @@ def configure(*, parity: str | None = None, **settings: Any) -> CaRConfig:
     Raises:
         UserError: for an unknown name (with the closest one) or a value out of range.
     """
-    if parity not in (None, "reference"):
-        unknown_name(str(parity), ["reference"], "parity")
-    fields = {f.name for f in dataclasses.fields(CaRConfig)}
-    for name in settings:
-        if name not in fields:
-            unknown_name(name, fields, "setting")
-    return CaRConfig(**{**(PARITY_FLAGS if parity else {}), **settings})
+    return from_names(CaRConfig, settings, parity, PARITY_FLAGS)
 
 
 def presets(name: str) -> dict[str, Any]:
@@ -210,7 +202,4 @@ def presets(name: str) -> dict[str, Any]:
     Raises:
         UserError: for an unknown name, with the closest one.
     """
-    config = importlib.import_module("openseg_jax.configs.car")
-    if name not in config.NAMES:
-        unknown_name(name, config.NAMES, "preset")
-    return config.get_config(name).to_dict()
+    return preset("car", name)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 from typing import Any
 
-from openseg_jax.errors import UserError, check_types, expected, unknown_name
+from openseg_jax.errors import check_types, expected, unknown_name
+from openseg_jax.methods.settings import as_tuples, check_templates, from_names, preset
 from openseg_jax.methods.windows import MODES, Plan, make_plan
 from openseg_jax.models.last_block import LAST_BLOCKS, LastBlock
 from openseg_jax.models.variants import VisionConfig
@@ -76,14 +76,8 @@ class ClipDenseConfig:
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 unknown_name(str(getattr(self, name)), known, name)
-        for name in ("templates", "background"):
-            value = getattr(self, name)
-            object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
-        if not self.templates:
-            raise expected("templates", "at least one", "none", "try 'a photo of a {}.'")
-        for template in self.templates:
-            if template.count("{}") != 1:
-                raise UserError(f"template: expected one {{}} for a name in {template!r}; add it")
+        as_tuples(self, "templates", "background")
+        check_templates(self.templates)
         for name, good in (("std", 5.0), ("logit_scale", 40.0)):
             if not getattr(self, name) > 0:
                 raise expected(name, "more than 0", str(getattr(self, name)), f"try {good}")
@@ -129,13 +123,7 @@ def configure(*, parity: str | None = None, **settings: Any) -> ClipDenseConfig:
     Raises:
         UserError: for an unknown name (with the closest one) or a value out of range.
     """
-    if parity not in (None, "reference"):
-        unknown_name(str(parity), ["reference"], "parity")
-    fields = {f.name for f in dataclasses.fields(ClipDenseConfig)}
-    for name in settings:
-        if name not in fields:
-            unknown_name(name, fields, "setting")
-    return ClipDenseConfig(**{**(_REFERENCE if parity else {}), **settings})
+    return from_names(ClipDenseConfig, settings, parity, _REFERENCE)
 
 
 def presets(name: str) -> dict[str, Any]:
@@ -144,7 +132,4 @@ def presets(name: str) -> dict[str, Any]:
     Raises:
         UserError: for an unknown name, with the closest one.
     """
-    config = importlib.import_module("openseg_jax.configs.clip_dense")
-    if name not in config.NAMES:
-        unknown_name(name, config.NAMES, "preset")
-    return config.get_config(name).to_dict()
+    return preset("clip_dense", name)

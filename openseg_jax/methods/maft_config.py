@@ -6,7 +6,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from openseg_jax.errors import UserError, check_types, expected, unknown_name
+from openseg_jax.errors import check_types, expected, unknown_name
+from openseg_jax.methods.settings import as_tuples, check_templates, from_names
 from openseg_jax.models.ip_clip import POSITIONS, default_size, default_start
 from openseg_jax.models.variants import VisionConfig
 from openseg_jax.ops.posembed import CONVENTIONS
@@ -65,9 +66,7 @@ class MaftConfig:
 
     def __post_init__(self) -> None:
         check_types(self)
-        for name in ("templates", "background", "seen"):
-            value = getattr(self, name)
-            object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
+        as_tuples(self, "templates", "background", "seen")
         pairs = self.proposal_settings
         pairs = pairs.items() if isinstance(pairs, Mapping) else pairs
         object.__setattr__(self, "proposal_settings", tuple((str(k), v) for k, v in pairs))
@@ -84,11 +83,7 @@ class MaftConfig:
                 "ensemble_weight", "a number in [0, 1] or None", str(self.ensemble_weight),
                 "0 takes CLIP's scores alone",
             )  # fmt: skip
-        if not self.templates:
-            raise expected("templates", "at least one", "none", 'try "a photo of a {}."')
-        for template in self.templates:
-            if template.count("{}") != 1:
-                raise UserError(f"templates: expected one {{}} in {template!r}; write it once")
+        check_templates(self.templates)
         for name in ("size", "short_edge", "pad_to"):
             value = getattr(self, name)
             if value is not None and value < 0:
@@ -148,10 +143,4 @@ def configure(*, parity: str | None = None, **settings: Any) -> MaftConfig:
     Raises:
         UserError: for an unknown name (with the closest one) or a value out of range.
     """
-    if parity not in (None, "reference"):
-        unknown_name(str(parity), ["reference"], "parity")
-    fields = {f.name for f in dataclasses.fields(MaftConfig)}
-    for name in settings:
-        if name not in fields:
-            unknown_name(name, fields, "setting")
-    return MaftConfig(**{**(PARITY_FLAGS if parity else {}), **settings})
+    return from_names(MaftConfig, settings, parity, PARITY_FLAGS)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 from typing import Any
 
-from openseg_jax.errors import UserError, check_types, expected, unknown_name
+from openseg_jax.errors import check_types, expected, unknown_name
+from openseg_jax.methods.settings import as_tuples, check_templates, from_names, preset
 from openseg_jax.methods.windows import MODES, Plan, make_plan
 from openseg_jax.models.variants import VisionConfig
 from openseg_jax.text.prompts import templates as template_set
@@ -46,14 +46,8 @@ class SegClipConfig:
         check_types(self)
         if self.mode not in MODES:
             unknown_name(str(self.mode), MODES, "mode")
-        for name in ("templates", "background"):
-            value = getattr(self, name)
-            object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
-        if not self.templates:
-            raise expected("templates", "at least one", "none", "try 'a photo of a {}.'")
-        for template in self.templates:
-            if template.count("{}") != 1:
-                raise UserError(f"template: expected one {{}} for a name in {template!r}; add it")
+        as_tuples(self, "templates", "background")
+        check_templates(self.templates)
         for name, least in (("crop", 0), ("stride", 0), ("short_side", 0), ("top_classes", 1)):
             if getattr(self, name) < least:
                 raise expected(name, f"at least {least}", str(getattr(self, name)), "correct it")
@@ -69,17 +63,18 @@ class SegClipConfig:
         )  # fmt: skip
 
 
-def configure(**settings: Any) -> SegClipConfig:
+def configure(*, parity: str | None = None, **settings: Any) -> SegClipConfig:
     """Builds a `SegClipConfig` from named settings.
+
+    Args:
+        parity: "reference" for the published behaviour, which the default is: inference has no
+            repairs.
+        settings: fields.
 
     Raises:
         UserError: for an unknown name (with the closest one) or a value out of range.
     """
-    fields = {f.name for f in dataclasses.fields(SegClipConfig)}
-    for name in settings:
-        if name not in fields:
-            unknown_name(name, fields, "setting")
-    return SegClipConfig(**settings)
+    return from_names(SegClipConfig, settings, parity, {})
 
 
 def presets(name: str) -> dict[str, Any]:
@@ -88,7 +83,4 @@ def presets(name: str) -> dict[str, Any]:
     Raises:
         UserError: for an unknown name, with the closest one.
     """
-    config = importlib.import_module("openseg_jax.configs.segclip")
-    if name not in config.NAMES:
-        unknown_name(name, config.NAMES, "preset")
-    return config.get_config(name).to_dict()
+    return preset("segclip", name)
