@@ -139,8 +139,8 @@ class Contest:
     """
 
     def __init__(self, model: str | LoadedClip, clip: str | LoadedClip = "miniature") -> None:
-        loaded = load_clip(model) if isinstance(model, str) else model
-        frozen = load_clip(clip) if isinstance(clip, str) else clip
+        loaded = load_clip(model)
+        frozen = load_clip(clip)
         self.name = loaded.provenance.get("name", "segclip")
         self.regions = RegionText(loaded)
         self.rivals = {name: PatchText(frozen) for name in RIVALS}

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +14,14 @@ import numpy as np
 from jax.core import Tracer
 
 from openseg_jax.errors import expected, unknown_name
-from openseg_jax.types import Array, Bool, Masks, Params, UInt8
+from openseg_jax.types import Array, Bool, Int, Masks, Params, UInt8
 
-__all__ = ["METHODS", "Segmenter", "is_traced", "load_segmenter", "one_by_one", "true_size"]
+__all__ = [
+    "METHODS", "Segmenter", "check_dtype", "is_traced", "load_segmenter", "one_by_one",
+    "remembered", "true_size", "true_sizes",
+]  # fmt: skip
+
+Text = TypeVar("Text")
 
 # name: module and function that builds it from (model, **settings). Imported when asked for.
 METHODS: dict[str, tuple[str, str]] = {
@@ -71,6 +77,29 @@ def load_segmenter(method: str, model: Any, **settings: Any) -> Segmenter:
     return getattr(importlib.import_module(module), function)(model, **settings)
 
 
+def check_dtype(dtype: str) -> None:
+    """Raises `UserError` for a dtype that no tower computes in."""
+    if dtype not in ("float32", "bfloat16"):
+        raise expected("dtype", "'float32' or 'bfloat16'", repr(dtype), "try 'float32'")
+
+
+def remembered(
+    build: Callable[[Sequence[str], Sequence[str] | None], Text],
+) -> Callable[[Sequence[str], Sequence[str] | None], Text]:
+    """Keeps the vocabularies that were used last, 8 of them.
+
+    Args:
+        build: encodes (names, background).
+    """
+    kept = functools.lru_cache(maxsize=8)(build)
+
+    def frozen(texts: Sequence[str] | None) -> Any:
+        # A bare text stays one, for `build` to refuse.
+        return texts if texts is None or isinstance(texts, str) else tuple(texts)
+
+    return lambda names, background: kept(frozen(names), frozen(background))
+
+
 def is_traced(*trees: Any) -> bool:
     """Tells calls inside `jax.jit`; with plain arrays, methods call what they have compiled."""
     return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(trees))
@@ -111,3 +140,12 @@ def true_size(valid: Bool[np.ndarray, "H W"]) -> tuple[int, int]:
             "put each image at the top left of the canvas",
         )  # fmt: skip
     return height, width
+
+
+def true_sizes(valid: Bool[Array, "B H W"]) -> Int[Array, "B 2"]:
+    """Measures the images at the top left of canvases, where `valid` is traced.
+
+    A picture of nothing, which fills up a batch, gets one pixel: a size of 0 divides nothing.
+    """
+    sizes = jnp.stack([valid.any(axis=2).sum(axis=1), valid.any(axis=1).sum(axis=1)], axis=1)
+    return jnp.maximum(sizes, 1).astype(jnp.int32)

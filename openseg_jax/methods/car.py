@@ -22,9 +22,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from openseg_jax.errors import check_shape, expected
+from openseg_jax.errors import check_shape
 from openseg_jax.methods import car_geometry, car_texts
-from openseg_jax.methods.base import is_traced, true_size
+from openseg_jax.methods.base import check_dtype, is_traced, true_size
 from openseg_jax.methods.car_classifier import Classifier
 from openseg_jax.methods.car_config import CaRConfig, configure
 from openseg_jax.methods.car_finish import masks_of_maps, truncate
@@ -109,8 +109,7 @@ class CaR:
     def __init__(
         self, cam: LoadedClip, classifier: LoadedClip, config: CaRConfig, *, dtype: str = "float32"
     ) -> None:
-        if dtype not in ("float32", "bfloat16"):
-            raise expected("dtype", "'float32' or 'bfloat16'", repr(dtype), "try 'float32'")
+        check_dtype(dtype)
         self.cam, self.classifier, self.config, self.dtype = cam, classifier, config, dtype
 
     @functools.cached_property
@@ -313,11 +312,8 @@ def load(
         settings: fields of `CaRConfig`. Settings that the model folder recommends for CaR come
             before them in line, and after `parity`.
     """
-    cam: Any = load_clip(model) if isinstance(model, str | os.PathLike) else model
-    second: Any = cam
-    if isinstance(classifier, str | os.PathLike):
-        second = load_clip(classifier) if classifier != model else cam
-    elif classifier is not None:
-        second = classifier
+    cam = load_clip(model)
+    same = isinstance(classifier, str | os.PathLike) and classifier == model
+    second = cam if classifier is None or same else load_clip(classifier)
     defaults = dict(cam.defaults.get("car", {})) if parity is None else {}
     return CaR(cam, second, configure(parity=parity, **{**defaults, **settings}), dtype=dtype)

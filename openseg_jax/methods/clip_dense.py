@@ -35,9 +35,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from openseg_jax.errors import UserError, check_shape, expected
-from openseg_jax.methods import clip_dense_texts
-from openseg_jax.methods.base import is_traced, one_by_one, true_size
+from openseg_jax.errors import UserError, check_shape
+from openseg_jax.methods import clip_dense_texts, windowed
+from openseg_jax.methods.base import check_dtype, remembered, true_sizes
 from openseg_jax.methods.clip_dense_config import ClipDenseConfig, configure
 from openseg_jax.methods.clip_dense_texts import DenseText
 from openseg_jax.methods.windows import (
@@ -215,19 +215,11 @@ class Reader:
         if valid is None:
             cosines = self.dense(params, image, rows)
         else:
-            sizes = jnp.stack([valid.any(axis=2).sum(axis=1), valid.any(axis=1).sum(axis=1)], 1)
-            # A picture of nothing, which fills up a batch, has no pixel but must have a size.
-            sizes = jnp.maximum(sizes, 1).astype(jnp.int32)
-            cosines = self.dense_part(params, image, sizes, rows)
+            cosines = self.dense_part(params, image, true_sizes(valid), rows)
         return self.decide(self.probabilities(cosines, text), valid)
 
 
-# The jitted edges of this method.
-@functools.partial(jax.jit, static_argnames="reader")
-def _segment(reader: Reader, params: Params, image: Any, text: DenseText, valid: Any) -> Masks:
-    return reader.segment(params, image, text, valid)
-
-
+# The jitted edge of this method beside `windowed.segment`.
 @functools.partial(jax.jit, static_argnames="reader")
 def _dense(reader: Reader, params: Params, image: Any, text: DenseText) -> Any:
     return reader.probabilities(reader.dense(params, image, jnp.asarray(text.rows)), text)
@@ -245,8 +237,7 @@ class ClipDense:
     def __init__(
         self, clip: LoadedClip, config: ClipDenseConfig, *, dtype: str = "float32"
     ) -> None:
-        if dtype not in ("float32", "bfloat16"):
-            raise expected("dtype", "'float32' or 'bfloat16'", repr(dtype), "try 'float32'")
+        check_dtype(dtype)
         vision = clip.config.vision
         if vision.pool == "map":
             raise UserError(
@@ -260,7 +251,8 @@ class ClipDense:
             config.plan(vision), clip.preprocess.mean, clip.preprocess.std, config.last, config.std,
             config.pos_resample, config.logit_scale, config.bg_threshold, config.min_share,
         )  # fmt: skip
-        self._texts: dict[Any, DenseText] = {}
+        tower: Any = clip
+        self._texts = remembered(functools.partial(clip_dense_texts.build, config, tower))
 
     @functools.cached_property
     def params(self) -> Params:
@@ -275,14 +267,7 @@ class ClipDense:
                 which the best counts.
             background: texts that compete and are not reported; None takes the configured ones.
         """
-        key = (tuple(names), None if background is None else tuple(background))
-        if isinstance(names, str) or key not in self._texts:
-            tower: Any = self.clip
-            text = clip_dense_texts.build(self.config, tower, names, background)
-            while len(self._texts) >= 8:
-                self._texts.pop(next(iter(self._texts)))
-            self._texts[key] = text
-        return self._texts[key]
+        return self._texts(names, background)
 
     def segment(
         self,
@@ -306,27 +291,7 @@ class ClipDense:
         Raises:
             UserError: for images of another shape, or whole mode with a traced `valid`.
         """
-        check_shape(image, "B H W 3", "image", dtype="uint8", fix="give a batch of RGB bytes")
-        plain, whole = text.anonymous(), self.reader.plan.whole
-        if is_traced(params, image, text, valid):
-            if valid is not None and whole:
-                raise UserError(
-                    "valid: whole mode needs to know the size of an image before it is traced; "
-                    "use mode 'slide', or images that fill their canvas"
-                )
-            masks = self.reader.segment(params, image, plain, valid)
-        elif valid is None:
-            masks = _segment(self.reader, params, image, plain, None)
-        elif whole:
-            alone = functools.partial(_segment, self.reader, params, text=plain, valid=None)
-            masks = one_by_one(alone, np.asarray(image), np.asarray(valid))
-        else:
-            for exists in np.asarray(valid):
-                true_size(exists)
-            masks = _segment(self.reader, params, image, plain, valid)
-        count = text.count
-        scores: Any = masks.scores
-        return Masks(masks.probs[:, :count], scores[:, :count], masks.valid[:, :count])
+        return windowed.segment(self.reader, params, image, text, valid, alone=False)
 
     def dense(
         self, params: Params, image: UInt8[Array, "B H W 3"], text: DenseText
@@ -358,6 +323,6 @@ def load(
     Raises:
         UserError: for a tower whose patches meet no texts (SigLIP), or unknown settings.
     """
-    clip: Any = load_clip(model) if isinstance(model, str | os.PathLike) else model
+    clip = load_clip(model)
     defaults = dict(clip.defaults.get("clip_dense", {})) if parity is None else {}
     return ClipDense(clip, configure(parity=parity, **{**defaults, **settings}), dtype=dtype)

@@ -24,9 +24,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from openseg_jax.errors import UserError, check_shape, expected, unknown_name
+from openseg_jax.errors import UserError, check_shape, unknown_name
 from openseg_jax.methods import maft_texts
-from openseg_jax.methods.base import is_traced
+from openseg_jax.methods.base import check_dtype, is_traced, true_sizes
 from openseg_jax.methods.maft_config import LONGEST_EDGE, MaftConfig, configure, plan
 from openseg_jax.methods.maft_encoder import Encoder, full_size, short_edge_size
 from openseg_jax.methods.maft_panoptic import Instance, Segment, instances, panoptic
@@ -67,8 +67,7 @@ class Maft:
         *,
         dtype: str = "float32",
     ) -> None:
-        if dtype not in ("float32", "bfloat16"):
-            raise expected("dtype", "'float32' or 'bfloat16'", repr(dtype), "try 'float32'")
+        check_dtype(dtype)
         self.clip, self.source, self.config, self.dtype = clip, source, config, dtype
         vision = clip.config.vision
         if vision.pool != "class":
@@ -206,7 +205,7 @@ class Maft:
         work = image if valid is not None else self._short_edge(image)
         canvas, given, present = tuple(work.shape[1:3]), work, valid
         if valid is not None:
-            sizes = jnp.stack([valid.any(axis=2).sum(axis=1), valid.any(axis=1).sum(axis=1)], 1)
+            sizes = true_sizes(valid)
         elif self.encoder.canvas(canvas) != canvas:
             given, present = self._padded(work)
         probs, exists, scored = self._propose(params, given, text, present)
@@ -304,7 +303,7 @@ def load(
     Raises:
         UserError: for unknown or impossible settings, or weights that cannot serve.
     """
-    clip: Any = load_clip(model) if isinstance(model, str | os.PathLike) else model
+    clip = load_clip(model)
     kept = {} if parity is not None else {
         **clip.extras_config.get("maft", {}), **clip.defaults.get("maft", {}),
     }  # fmt: skip

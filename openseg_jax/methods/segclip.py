@@ -25,9 +25,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from openseg_jax.errors import UserError, check_shape, expected, unknown_name
-from openseg_jax.methods import segclip_texts
-from openseg_jax.methods.base import is_traced, one_by_one
+from openseg_jax.errors import check_shape
+from openseg_jax.methods import segclip_texts, windowed
+from openseg_jax.methods.base import check_dtype, remembered, true_sizes
 from openseg_jax.methods.segclip_config import SegClipConfig, configure
 from openseg_jax.methods.segclip_texts import SegClipText
 from openseg_jax.methods.windows import (
@@ -188,10 +188,8 @@ class Reader:
         if valid is None:
             dense = self.dense(params, image, text)
         else:
-            sizes = jnp.stack([valid.any(axis=2).sum(axis=1), valid.any(axis=1).sum(axis=1)], 1)
             dense = jax.lax.map(
-                lambda x: self.dense_part(params, x[0], x[1], text),
-                (image, sizes.astype(jnp.int32)),
+                lambda x: self.dense_part(params, x[0], x[1], text), (image, true_sizes(valid))
             )
         winner = dense.argmax(axis=1)
         won = winner[:, None] == jnp.arange(1, dense.shape[1])[:, None, None]
@@ -204,12 +202,7 @@ class Reader:
         return Masks(won.astype(jnp.float32), jnp.where(found, scores, 0.0), found)
 
 
-# The jitted edges of this method.
-@functools.partial(jax.jit, static_argnames="reader")
-def _segment(reader: Reader, params: Params, image: Any, text: SegClipText) -> Masks:
-    return reader.segment(params, image, text, None)
-
-
+# The jitted edge of this method beside `windowed.segment`.
 @functools.partial(jax.jit, static_argnames="reader")
 def _dense(reader: Reader, params: Params, image: Any, text: SegClipText) -> Any:
     return reader.dense(params, image, text)
@@ -224,15 +217,15 @@ class SegClip:
     """
 
     def __init__(self, clip: LoadedClip, config: SegClipConfig, *, dtype: str = "float32") -> None:
-        if dtype not in ("float32", "bfloat16"):
-            raise expected("dtype", "'float32' or 'bfloat16'", repr(dtype), "try 'float32'")
+        check_dtype(dtype)
         self.clip, self.config, self.dtype = clip, config, dtype
         described, self._all = segclip_of(clip)
         self.reader = Reader(
             SegCLIP(described, dtype=jnp.dtype(dtype)), config.plan(described.clip.vision),
             clip.preprocess.mean, clip.preprocess.std, config.top_classes, config.bg_threshold,
         )  # fmt: skip
-        self._texts: dict[Any, SegClipText] = {}
+        tower: Any = dataclasses.replace(clip, params={"text": self._all["text"]})
+        self._texts = remembered(functools.partial(segclip_texts.build, config, tower))
 
     @functools.cached_property
     def params(self) -> Params:
@@ -248,14 +241,7 @@ class SegClip:
             background: texts that compete and are not reported; None takes the configured ones.
                 What resembles none of the names is background with or without them.
         """
-        key = (tuple(names), None if background is None else tuple(background))
-        if isinstance(names, str) or key not in self._texts:
-            tower: Any = dataclasses.replace(self.clip, params={"text": self._all["text"]})
-            text = segclip_texts.build(self.config, tower, names, background)
-            while len(self._texts) >= 8:
-                self._texts.pop(next(iter(self._texts)))
-            self._texts[key] = text
-        return self._texts[key]
+        return self._texts(names, background)
 
     def segment(
         self,
@@ -279,23 +265,8 @@ class SegClip:
         Raises:
             UserError: for images of another shape, or whole mode with a traced `valid`.
         """
-        check_shape(image, "B H W 3", "image", dtype="uint8", fix="give a batch of RGB bytes")
-        plain = text.anonymous()
-        if is_traced(params, image, text, valid):
-            if valid is not None and self.reader.plan.whole:
-                raise UserError(
-                    "valid: whole mode needs to know the size of an image before it is traced; "
-                    "use mode 'slide', or images that fill their canvas"
-                )
-            masks = self.reader.segment(params, image, plain, valid)
-        elif valid is None:
-            masks = _segment(self.reader, params, image, plain)
-        else:
-            alone = functools.partial(_segment, self.reader, params, text=plain)
-            masks = one_by_one(alone, np.asarray(image), np.asarray(valid))
-        count = text.count
-        scores: Any = masks.scores
-        return Masks(masks.probs[:, :count], scores[:, :count], masks.valid[:, :count])
+        # One by one: together, every window of a padded batch is a turn of a loop by itself.
+        return windowed.segment(self.reader, params, image, text, valid, alone=True)
 
     def dense(
         self, params: Params, image: UInt8[Array, "B H W 3"], text: SegClipText
@@ -329,8 +300,6 @@ def load(
     Raises:
         UserError: for weights without a SegCLIP, or unknown settings.
     """
-    if parity not in (None, "reference"):
-        unknown_name(str(parity), ["reference"], "parity")
-    clip: Any = load_clip(model) if isinstance(model, str | os.PathLike) else model
+    clip = load_clip(model)
     defaults = clip.defaults.get("segclip", {}) if parity is None else {}
-    return SegClip(clip, configure(**{**defaults, **settings}), dtype=dtype)
+    return SegClip(clip, configure(parity=parity, **{**defaults, **settings}), dtype=dtype)

@@ -164,13 +164,16 @@ def resize_clip(loaded: LoadedClip, image_size: int) -> LoadedClip:
     )
 
 
-def load_clip(name_or_path: str | os.PathLike[str], *, model: str | None = None) -> LoadedClip:
+def load_clip(
+    name_or_path: str | os.PathLike[str] | LoadedClip, *, model: str | None = None
+) -> LoadedClip:
     """Loads a CLIP with its preprocessing, tokenizer and provenance.
 
     Args:
         name_or_path: "miniature"; a file or folder (ours, OpenAI's .pt, open_clip's,
             transformers', big_vision's .npz); or a known name (`openseg models`), which comes
-            from the Hugging Face cache, or from the hub where there is a network.
+            from the Hugging Face cache, or from the hub where there is a network. What is loaded
+            already is returned as it is.
         model: the architecture, for a bare state dict that does not carry it.
 
     Returns:
@@ -179,6 +182,8 @@ def load_clip(name_or_path: str | os.PathLike[str], *, model: str | None = None)
     Raises:
         UserError: naming the file, the key, what was expected and what was found.
     """
+    if not isinstance(name_or_path, str | os.PathLike):
+        return name_or_path
     if name_or_path == "miniature":
         if not (MINIATURE / WEIGHTS_FILE).is_file():
             raise UserError(
