@@ -12,7 +12,6 @@ from openseg_jax.weights.report import Report
 from openseg_jax.weights.tree import flatten
 from tests.weights.tiny import CLIP_MU, PREPROCESS, PROVENANCE, random_params, tokenizer
 
-
 _params = functools.cache(random_params)
 
 
