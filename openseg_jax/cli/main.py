@@ -33,6 +33,7 @@ VERBS = {
     "convert": ("openseg_jax.cli.convert", "turn downloaded weights into our folder format"),
     "models": ("openseg_jax.cli.models", "list known models with source and licence"),
     "claim": ("openseg_jax.cli.claim", "try a paper's claim on the miniature world"),
+    "summary": ("openseg_jax.cli.summary", "tell what a training did, or has done so far"),
     "gates": ("openseg_jax.cli.gates", "measure the miniature on its untouched test stream"),
 }
 
