@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from openseg_jax.cli import distributed
 from openseg_jax.cli.segment import progress_bar
 from openseg_jax.cli.train import base_config, load_config, override
 from openseg_jax.errors import UserError, expected
@@ -60,10 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     how.add_argument("--parity", choices=("reference",), help="the published behaviour, with bugs")
     how.add_argument("--batch", type=int, metavar="N", help="pictures a device gets at once (8)")
-    how.add_argument(
-        "--distributed", action="store_true",
-        help="share the pictures with the other processes of this job (jax.distributed)",
-    )  # fmt: skip
+    distributed.add_arguments(parser.add_argument_group("several processes"), "the pictures")
     out = parser.add_argument_group("output")
     out.add_argument("-o", "--out", default="openseg_eval", metavar="DIR", help="(%(default)s)")
     out.add_argument("--json", action="store_true", help="print the report's JSON")
@@ -72,8 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs `openseg evaluate`."""
     config = configured(args)
-    if args.distributed:
-        _join()
+    distributed.join(args)
     import jax
 
     from openseg_jax.eval import report
@@ -292,16 +289,3 @@ def _check_out(out: Path) -> None:
         raise expected("--out", "a folder", f"the file {there}", "choose another")
     if not os.access(there, os.W_OK | os.X_OK):
         raise UserError(f"--out: cannot write in {there}; choose another")
-
-
-def _join() -> None:
-    import jax
-
-    try:
-        jax.distributed.initialize()
-    except (RuntimeError, ValueError) as error:
-        raise UserError(
-            f"--distributed: cannot join the other processes ({str(error).splitlines()[0]}); on "
-            "clusters that JAX does not know set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and "
-            "JAX_PROCESS_ID"
-        ) from error

@@ -1,4 +1,8 @@
-"""`openseg train`: trains from a config file and writes checkpoints and a model folder."""
+"""`openseg train`: trains from a config file and writes checkpoints and a model folder.
+
+The same command goes on where it stopped. Exit codes beside those of every verb: 143 after
+SIGTERM or a preemption notice, 130 after Ctrl-C, both with the state saved; start it again.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ import ast
 import importlib
 import importlib.util
 import os
+import sys
 from collections.abc import Sequence
 from logging import INFO
 from pathlib import Path
@@ -15,6 +20,7 @@ from typing import Any
 from absl import logging
 from ml_collections import ConfigDict
 
+from openseg_jax.cli import distributed
 from openseg_jax.errors import UserError, unknown_name
 
 
@@ -27,6 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--workdir", required=True, help="folder for checkpoints and metrics")
     parser.add_argument(
+        "--checkpoints",
+        metavar="DIR",
+        help="folder or gs:// address for them that all machines share (in --workdir)",
+    )
+    parser.add_argument(
         "--set",
         action="append",
         default=[],
@@ -36,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--export", metavar="DIR", help="also write a model folder at every checkpoint"
     )
+    distributed.add_arguments(parser, "the batches")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -44,12 +56,22 @@ def run(args: argparse.Namespace) -> int:
     logging.set_verbosity(logging.INFO)
     logging.use_absl_handler()
     logging.get_absl_handler().addFilter(_is_ours_or_matters)
+    distributed.join(args)
     # JAX and grain are imported only now: `--help` stays fast.
-    from openseg_jax.train.export import export_state, exporter
-    from openseg_jax.train.loop import train
+    import jax
 
+    from openseg_jax.train.export import export_state, exporter
+    from openseg_jax.train.loop import TrainingStopped, train
+
+    if jax.process_index():
+        logging.set_verbosity(logging.WARNING)  # the first process speaks for all
     hook = exporter(config, args.export) if args.export else None
-    state = train(config, args.workdir, on_checkpoint=hook)
+    try:
+        state = train(config, args.workdir, checkpoints=args.checkpoints, on_checkpoint=hook)
+    except TrainingStopped as stopped:
+        if not jax.process_index():
+            print(f"openseg: {stopped}", file=sys.stderr)
+        return stopped.exit_code
     folder = args.export or Path(args.workdir) / "model"
     export_state(config, folder, state)
     logging.info("model folder: %s", folder)

@@ -5,11 +5,13 @@ Workers run NumPy and Pillow code only: touching JAX in them would start a secon
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import grain
 import numpy as np
-from absl import flags
+from absl import flags, logging
 
 from openseg_jax.errors import UserError
 
@@ -37,14 +39,73 @@ class EpochSource(Source, Protocol):
         ...
 
 
-class _AtEpoch:
-    """Turns indexes into examples, given their place in the endless stream. Workers pickle it."""
+class _Rows:
+    """This process's rows of an endless stream of batches, as grain reads them. Workers pickle it.
 
-    def __init__(self, source: EpochSource, length: int) -> None:
-        self.source, self.length = source, length
+    Row k of the whole stream is example `order[k]`, whoever loads it.
+    """
 
-    def __call__(self, place: int, index: int) -> Example:
-        return self.source.at(index, place // self.length)
+    def __init__(
+        self, source: Source, order: Any, batch_size: int, rows: tuple[int, ...], start: int
+    ) -> None:
+        self.source, self.order, self.start = source, order, start
+        self.batch_size, self.rows, self.examples = batch_size, rows, len(source)
+
+    def __len__(self) -> int:
+        return (sys.maxsize - self.start) // self.batch_size * len(self.rows)
+
+    def __getitem__(self, index: int) -> Example:
+        batch, row = divmod(int(index), len(self.rows))
+        place = self.start + batch * self.batch_size + self.rows[row]
+        chosen = int(self.order[place])
+        if isinstance(self.source, EpochSource):
+            return self.source.at(chosen, place // self.examples)
+        return self.source[chosen]
+
+
+class Batches:
+    """An endless iterator of batches whose position is one number, the same in every process.
+
+    The position counts examples of all processes together. What comes after it depends on source,
+    seed and shuffling alone, so that other numbers of processes, workers, threads and rows go on
+    exactly where these stopped.
+    """
+
+    def __init__(self, start: Callable[[int], grain.DatasetIterator], batch_size: int, of: int):
+        self._start, self._batch_size, self._of = start, batch_size, of
+        self._stream: grain.DatasetIterator | None = None
+        self.examples = 0
+
+    def __iter__(self) -> Batches:
+        return self
+
+    def __next__(self) -> Example:
+        if self._stream is None:
+            self._stream = self._start(self.examples)
+        batch = next(self._stream)
+        self.examples += self._batch_size
+        return batch
+
+    def get_state(self) -> dict[str, int]:
+        """Returns the position; batches that are prefetched lie behind it."""
+        return {"examples": self.examples, "of": self._of}
+
+    def set_state(self, state: Mapping[str, int]) -> None:
+        """Moves to a position."""
+        if state["of"] != self._of:
+            logging.warning(
+                "the data had %d examples, now %d: the order is another one from here on",
+                state["of"],
+                self._of,
+            )
+        self.close()
+        self.examples = int(state["examples"])
+
+    def close(self) -> None:
+        """Stops what loads ahead; the next batch starts it again."""
+        if self._stream is not None:
+            self._stream.close()
+        self._stream = None
 
 
 def batches(
@@ -53,61 +114,52 @@ def batches(
     *,
     seed: int = 0,
     shuffle: bool = True,
-    shard: int = 0,
-    shards: int = 1,
+    rows: Sequence[int] | None = None,
     threads: int = 2,
     workers: int = 0,
     prefetch: int = 4,
-) -> grain.DatasetIterator:
-    """Reads a source for ever, in batches of one process's share.
+) -> Batches:
+    """Reads a source for ever, in batches or one process's rows of them.
 
-    Each epoch visits every example of the shard once (up to the last whole batch of all epochs
-    together) in an order of its own. The iterator's `get_state` and `set_state` continue it.
+    Each epoch visits every example once (up to the last whole batch of all epochs together) in an
+    order of its own. The iterator's `get_state` and `set_state` continue it.
 
     Args:
         source: examples by index; an `EpochSource` is told the epoch too.
-        batch_size: rows of the batches of all processes together.
+        batch_size: rows of a whole batch.
         seed: of the order.
         shuffle: False keeps the source's order, for streams that are random already.
-        shard: index of this process; shards: number of processes. Shards are disjoint.
+        rows: those of each batch that this process loads, see `train.sharding.rows_here`; None
+            loads all. The whole batch is the same however processes share it.
         threads: that load examples, in each worker.
         workers: processes that load examples; 0 loads in threads of this process.
         prefetch: batches made ahead.
 
     Raises:
-        UserError: when the batch does not divide among processes, or a shard has no example.
+        UserError: for a batch without rows, or a source without examples.
     """
-    if batch_size < 1 or batch_size % shards:
-        raise UserError(
-            f"batch_size: expected a positive multiple of {shards} processes, got {batch_size}; "
-            "change it"
-        )
-    if len(source) < shards:
-        raise UserError(
-            f"input: expected at least {shards} examples, got {len(source)}; "
-            "use fewer processes or more data"
-        )
-    changing = isinstance(source, EpochSource)
-    start: Any = grain.MapDataset
-    data = start.range(len(source)) if changing else start.source(source)
-    data = data.seed(seed)
-    if shuffle:
-        data = data.shuffle()
-    data = data[shard::shards]
-    length = len(data)
-    data = data.repeat()
-    if changing:
-        data = data.map_with_index(_AtEpoch(source, length))
-    data = data.batch(batch_size // shards, drop_remainder=True)
+    if batch_size < 1:
+        raise UserError(f"batch_size: expected 1 or more, got {batch_size}; change it")
+    if not len(source):
+        raise UserError("input: expected examples, got none; give other data")
+    order = grain.MapDataset.range(len(source)).seed(seed)
+    order = (order.shuffle() if shuffle else order).repeat()
+    mine = tuple(range(batch_size) if rows is None else rows)
     # With worker processes, each keeps its own threads and buffer, counted in batches as well.
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(prefetch, 1))
-    stream = data.to_iter_dataset(options)
-    if workers:
-        if not flags.FLAGS.is_parsed():
-            # Grain's workers read an absl flag, and our commands do not parse absl's flags.
-            flags.FLAGS.mark_as_parsed()
-        stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
-    return stream.__iter__()
+
+    def start(examples: int) -> grain.DatasetIterator:
+        reader: Any = _Rows(source, order, batch_size, mine, examples)
+        data = grain.MapDataset.source(reader).batch(len(mine), drop_remainder=True)
+        stream = data.to_iter_dataset(options)
+        if workers:
+            if not flags.FLAGS.is_parsed():
+                # Grain's workers read an absl flag, and our commands do not parse absl's flags.
+                flags.FLAGS.mark_as_parsed()
+            stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+        return stream.__iter__()
+
+    return Batches(start, batch_size, len(source))
 
 
 def batch_spec(source: Source, batch_size: int) -> dict[str, Any]:

@@ -7,19 +7,22 @@ import os
 from pathlib import Path
 from typing import Any
 
-import grain
-import jax
 import orbax.checkpoint as ocp
 from absl import logging
 
 from openseg_jax.errors import UserError
+from openseg_jax.inputs.pipeline import Batches
+from openseg_jax.train.sharding import to_host
 from openseg_jax.train.state import TrainState
 
 
 class Checkpoints:
     """The checkpoints of one training, newest last.
 
-    Saving runs in the background; `close` waits for it.
+    Saving runs in the background; `wait` and `close` wait for it. A checkpoint is there once its
+    folder has been renamed into place; what a killed run left half-written is removed on opening,
+    so one run at a time may use a folder. With several processes each must make the same calls,
+    and all must see the same folder.
 
     Args:
         folder: where they live, local or gs://.
@@ -29,7 +32,9 @@ class Checkpoints:
     def __init__(self, folder: str | os.PathLike[str], keep: int = 2) -> None:
         text = os.fspath(folder)
         self.folder = text if "://" in text else str(Path(text).absolute())
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, enable_async_checkpointing=True, cleanup_tmp_directories=True
+        )
         self._manager = ocp.CheckpointManager(self.folder, options=options)
 
     def latest(self) -> int | None:
@@ -37,10 +42,10 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def preempted(self, step: int) -> bool:
-        """Tells whether the machine is about to be taken; every host must ask at every step."""
+        """Tells whether the processes agreed to stop here; each must ask at every step."""
         return self._manager.reached_preemption(step)
 
-    def save(self, step: int, state: TrainState, data: Any, config: dict[str, Any]) -> None:
+    def save(self, step: int, state: TrainState, data: Batches, config: dict[str, Any]) -> None:
         """Starts saving; a step that is there already is left alone."""
         if self._manager.latest_step() == step:
             return
@@ -48,17 +53,21 @@ class Checkpoints:
             step,
             args=ocp.args.Composite(
                 state=ocp.args.StandardSave(state.fields()),
-                data=grain.checkpoint.CheckpointSave(data),
+                data=ocp.args.JsonSave(data.get_state()),
                 config=ocp.args.JsonSave(config),
             ),
+            force=True,
         )
 
-    def restore(self, step: int, like: TrainState, data: Any, config: dict[str, Any]) -> TrainState:
+    def restore(
+        self, step: int, like: TrainState, data: Batches, config: dict[str, Any]
+    ) -> TrainState:
         """Restores state and data position, and warns about settings that have changed.
 
         Args:
             step: which checkpoint.
-            like: shapes, dtypes and shardings to restore to; any mesh will do.
+            like: shapes, dtypes and shardings to restore to; any mesh and any number of
+                processes will do.
             data: iterator that is moved to the saved position.
             config: of this run.
 
@@ -70,15 +79,16 @@ class Checkpoints:
                 step,
                 args=ocp.args.Composite(
                     state=ocp.args.StandardRestore(like.fields()),
-                    data=grain.checkpoint.CheckpointRestore(data),
+                    data=ocp.args.JsonRestore(),
                     config=ocp.args.JsonRestore(),
                 ),
             )
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
             raise UserError(
                 f"{self.folder}: step {step} does not fit this configuration "
                 f"({str(error).splitlines()[0][:200]}); use another --workdir"
             ) from error
+        data.set_state(found["data"])
         # Through JSON, as the saved one went: tuples become lists.
         for name, old, new in _changes(found["config"], json.loads(json.dumps(config))):
             logging.warning("resumed with %s = %r; the checkpoint had %r", name, new, old)
@@ -92,11 +102,15 @@ class Checkpoints:
         found = self._manager.restore(
             step, args=ocp.args.Composite(state=ocp.args.StandardRestore())
         )
-        return jax.device_get(found["state"]["params"])
+        return to_host(found["state"]["params"])
+
+    def wait(self) -> None:
+        """Waits until what was saved is there for good."""
+        self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits for saves that are under way."""
-        self._manager.wait_until_finished()
+        """Waits for saves that are under way, and ends."""
+        self.wait()
         self._manager.close()
 
 

@@ -11,6 +11,7 @@ import jax
 import openseg_jax
 from openseg_jax.train import setup
 from openseg_jax.train.average import averaged_params
+from openseg_jax.train.sharding import to_host
 from openseg_jax.train.state import Config, TrainState
 
 
@@ -23,6 +24,8 @@ def export_state(
     dtype: str = "float16",
 ) -> None:
     """Writes a state's parameters, averaged ones where it keeps an average, as a model folder.
+
+    Every process must call it; the first one writes.
 
     Args:
         config: the training's.
@@ -44,7 +47,9 @@ def export_state(
         + ("" if step >= config.steps else f"; provisional: step {step} of {config.steps}"),
         **({"weights": weights} if mean else {}),
     }
-    built.save(folder, jax.device_get(averaged_params(state)), provenance, defaults or {}, dtype)
+    params = to_host(averaged_params(state))
+    if jax.process_index() == 0:
+        built.save(folder, params, provenance, defaults or {}, dtype)
 
 
 def exporter(config: Config, folder: str | os.PathLike[str]) -> Callable[[int, TrainState], None]:

@@ -16,7 +16,7 @@ from openseg_jax.tasks.base import Batch, Task
 from openseg_jax.train.average import check_decay
 from openseg_jax.train.layer_rates import layer_rates
 from openseg_jax.train.optim import Schedule, make_adamw, make_schedule, trainable_names
-from openseg_jax.train.sharding import TRANSFORMER_RULES, batch_sharding, state_sharding
+from openseg_jax.train.sharding import TRANSFORMER_RULES, batch_sharding, put_whole, state_sharding
 from openseg_jax.train.state import Config, TrainState, flat_names
 from openseg_jax.train.step import init_state, make_train_step
 from openseg_jax.types import Key, Params
@@ -59,8 +59,14 @@ class Program:
         )
 
     def start(self, params: Params) -> TrainState:
-        """Places the state of step 0 on the devices."""
+        """Places the state of step 0 on the devices.
+
+        Args:
+            params: whole, and the same in every process.
+        """
         average = self.shapes.average is not None
+        # Through the host: what lies on one process's devices is no argument of all processes'.
+        params = put_whole(jax.device_get(params), self.placed.params)
         begin = jax.jit(
             lambda p: init_state(p, self.tx, self.trained, average=average),
             out_shardings=self.placed,

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import DictKey, tree_map_with_path
 
@@ -14,6 +16,7 @@ from openseg_jax.errors import UserError
 from openseg_jax.tasks.base import Rules
 from openseg_jax.train.optim import match_rules
 from openseg_jax.train.state import TrainState, flat_names
+from openseg_jax.types import Int
 
 AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
@@ -105,7 +108,74 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
-def put_batch(batch: Any, mesh: Mesh) -> Any:
-    """Makes global arrays of the rows that this process loaded."""
+def rows_here(mesh: Mesh, batch_size: int) -> Int[np.ndarray, "n"]:
+    """Lists, in order, the rows of a batch that lie on this process's devices.
+
+    Processes whose devices share a "tensor" group hold, and load, the same rows.
+
+    Raises:
+        UserError: when the batch does not divide among the devices.
+    """
+    groups = mesh.shape["data"] * mesh.shape["fsdp"]
+    if batch_size < 1 or batch_size % groups:
+        raise UserError(
+            f"batch_size: expected a positive multiple of {groups} (data×fsdp devices), got "
+            f"{batch_size}; change it or the mesh"
+        )
+    held = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
+    every = np.arange(batch_size)
+    return np.unique(np.concatenate([every[index] for index in held if index is not None]))
+
+
+def put_batch(batch: Any, mesh: Mesh, batch_size: int | None = None) -> Any:
+    """Makes global arrays of the rows that this process loaded.
+
+    Args:
+        batch: arrays whose rows are those of `rows_here`, in its order.
+        mesh: the mesh.
+        batch_size: rows of all processes together; None where there is one process.
+    """
     placed = batch_sharding(mesh)
-    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(placed, x), batch)
+    size = len(jax.tree.leaves(batch)[0]) if batch_size is None else batch_size
+    rows = rows_here(mesh, size)
+
+    def put(x: Any) -> Any:
+        def piece(index: Any) -> Any:
+            first, stop, _ = index[0].indices(size)
+            at = int(np.searchsorted(rows, first))
+            return x[at : at + stop - first]
+
+        return jax.make_array_from_callback((size, *x.shape[1:]), placed, piece)
+
+    return jax.tree.map(put, batch)
+
+
+def put_whole(tree: Any, placed: Any) -> Any:
+    """Places arrays that every process holds whole; each device takes its part.
+
+    Args:
+        tree: of arrays, the same in every process.
+        placed: a placement for all, or a tree of them.
+    """
+    if isinstance(placed, NamedSharding):
+        placed = jax.tree.map(lambda _: placed, tree)
+
+    def put(x: Any, sharding: NamedSharding) -> Any:
+        x = np.asarray(x)
+        return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+
+    return jax.tree.map(put, tree, placed)
+
+
+def to_host(tree: Any) -> Any:
+    """Copies arrays to the host, whole also where other processes hold parts of them.
+
+    Every process must call it: what is spread over processes is gathered leaf by leaf.
+    """
+
+    def copy(x: Any) -> Any:
+        if not isinstance(x, jax.Array) or x.is_fully_addressable or x.is_fully_replicated:
+            return jax.device_get(x)
+        return multihost_utils.process_allgather(x, tiled=True)
+
+    return jax.tree.map(copy, tree)

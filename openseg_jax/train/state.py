@@ -20,7 +20,7 @@ class TrainState:
     """The state that a checkpoint holds.
 
     Attributes:
-        step: updates done.
+        step: updates done; −s where the update of step s, counted from 1, was not finite.
         params: all parameters that the task returned, trained or not.
         opt_state: the optimiser's, over the trained parameters only.
         average: of the trained parameters by flat name, float32; None where none is kept.

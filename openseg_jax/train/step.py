@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -58,8 +59,10 @@ def make_train_step(
 ) -> TrainStep:
     """Builds the update function.
 
-    A loss or gradient that is not finite withholds the update: the state stays as it was, so
-    that what a checkpoint holds is always sound; the metric "finite" tells the loop.
+    A loss or gradient that is not finite withholds its update and all later ones: the state stays
+    as it was, so that it is sound and can be tried again with the very batch. The metric "finite"
+    tells the loop, some steps later, and the step counter says which: it is then the negative of
+    that step's number.
 
     Args:
         task: brings loss and constraint.
@@ -103,7 +106,7 @@ def make_train_step(
             (grads, metrics), _ = jax.lax.scan(add, zeros, (parts, keys))
             grads = jax.tree.map(lambda g: g / accumulate, grads)
         norm = optax.global_norm(grads)
-        finite = jnp.isfinite(metrics["loss"][0]) & jnp.isfinite(norm)
+        finite = (state.step >= 0) & jnp.isfinite(metrics["loss"][0]) & jnp.isfinite(norm)
         updates, opt_state = tx.update(grads, state.opt_state, learning)
         moved: Any = optax.apply_updates(learning, updates)
         params = nested({**moved, **fixed})
@@ -112,7 +115,9 @@ def make_train_step(
         if mean is not None:
             mean = follow(mean, split_params(params, trained)[0], state.step, average)
         new = TrainState(state.step + 1, params, opt_state, mean)
-        new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
+        halt = jnp.where(state.step < 0, state.step, -(state.step + 1))
+        halted = dataclasses.replace(state, step=halt)
+        new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, halted)
         one = jnp.ones((), jnp.float32)
         metrics["grad_norm"] = (norm.astype(jnp.float32), one)
         metrics["finite"] = (finite.astype(jnp.float32), one)

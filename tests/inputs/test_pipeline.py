@@ -38,11 +38,35 @@ def test_streams_can_keep_their_order():
     assert _take(batches(Numbers(100), 3, shuffle=False), 2) == [[0, 1, 2], [3, 4, 5]]
 
 
-def test_shards_are_disjoint_and_complete():
-    shards = [_take(batches(Numbers(24), 8, shard=i, shards=2), 3) for i in (0, 1)]
-    seen = [{x for batch in shard for x in batch} for shard in shards]
-    assert not seen[0] & seen[1] and seen[0] | seen[1] == set(range(24))
-    assert len(shards[0][0]) == 4
+def test_processes_share_the_batches_that_one_would_load():
+    whole = _take(batches(Numbers(21), 8), 5)
+    for rows in ([[0, 1, 2, 3], [4, 5, 6, 7]], [[0, 1], [4, 5], [2, 3], [6, 7]], [[7, 1], [0]]):
+        shares = [_take(batches(Numbers(21), 8, rows=mine), 5) for mine in rows]
+        for mine, share in zip(rows, shares, strict=True):
+            assert share == [[batch[row] for row in mine] for batch in whole]
+
+
+def test_any_share_of_any_batch_goes_on_at_a_position():
+    stream = batches(Numbers(21), 8)
+    _take(stream, 3)
+    state = stream.get_state()
+    assert state == {"examples": 24, "of": 21}
+    want = np.ravel(_take(stream, 6))
+    halves = [batches(Numbers(21), 8, rows=rows) for rows in (range(4), range(4, 8))]
+    smaller = batches(Numbers(21), 6, threads=1)
+    for other in (*halves, smaller):
+        other.set_state(state)
+    np.testing.assert_array_equal(np.hstack([_take(half, 6) for half in halves]).ravel(), want)
+    np.testing.assert_array_equal(np.ravel(_take(smaller, 8)), want)
+    # going back is moving, too: the batch after a position can be had again
+    stream.set_state(state)
+    assert _take(stream, 1)[0] == want[:8].tolist()
+
+
+def test_data_that_grew_is_said(caplog):
+    stream = batches(Numbers(22), 8)
+    stream.set_state({"examples": 24, "of": 21})
+    assert "21 examples, now 22" in caplog.text
 
 
 @pytest.mark.parametrize("threads", [1, 4])
@@ -66,9 +90,9 @@ def test_threads_change_nothing():
 
 def test_errors():
     with pytest.raises(UserError, match="batch_size"):
-        batches(Numbers(10), 3, shards=2)
-    with pytest.raises(UserError, match="at least 4"):
-        batches(Numbers(3), 4, shards=4)
+        batches(Numbers(10), 0)
+    with pytest.raises(UserError, match="input: expected examples"):
+        batches(Numbers(0), 4)
 
 
 def test_image_text_examples():
@@ -102,7 +126,7 @@ def test_worker_processes_change_neither_order_nor_resuming():
     stream = batches(Numbers(50), 4, workers=2, threads=1)
     want = _take(batches(Numbers(50), 4), 8)
     assert _take(stream, 3) == want[:3]
-    resumed = batches(Numbers(50), 4, workers=2, threads=1)
+    resumed = batches(Numbers(50), 4, workers=3, threads=1)
     resumed.set_state(stream.get_state())
     assert _take(resumed, 5) == want[3:]
 
@@ -116,5 +140,5 @@ class Epochs(Numbers):
 
 def test_sources_may_be_told_the_epoch():
     assert _take(batches(Epochs(4), 4, shuffle=False), 2) == [[0, 1, 2, 3], [100, 101, 102, 103]]
-    rows = [row for i in (0, 1) for row in _take(batches(Epochs(4), 2, shard=i, shards=2), 8)]
+    rows = [row for i in (0, 1) for row in _take(batches(Epochs(4), 2, rows=[i]), 8)]
     assert sorted(np.ravel(rows)) == [100 * e + i for e in range(4) for i in range(4)]

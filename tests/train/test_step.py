@@ -88,5 +88,10 @@ def test_a_step_that_is_not_finite_changes_nothing():
     bad["x"] = bad["x"].at[0, 0].set(1e3)
     state, seen = _run(Line(nan_at=100.0), [good, bad])
     want, _ = _run(Line(nan_at=100.0), [good])
-    jax.tree.map(np.testing.assert_array_equal, state, want)
+    assert int(state.step) == -2  # the second step's
+    jax.tree.map(np.testing.assert_array_equal, state.fields() | {"step": want.step}, want.fields())
     assert [float(m["finite"][0]) for m in seen] == [1.0, 0.0]
+    # nor does any later one, so that the state is still the one that failed
+    later, seen = _run(Line(nan_at=100.0), [good, bad, good, good])
+    jax.tree.map(np.testing.assert_array_equal, later, state)
+    assert [float(m["finite"][0]) for m in seen] == [1.0, 0.0, 0.0, 0.0]
