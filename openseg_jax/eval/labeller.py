@@ -149,7 +149,9 @@ class Labeller:
         label: Any = None
         for one, (params, text, ids) in zip(self.passes, held, strict=True):
             masks = one.segmenter.segment(params, image, text, valid)
-            found = _painted(one, masks, ids, rows, columns)
+            found = _paint_masks(
+                masks, ids, rows, columns, count=len(one.names), threshold=one.threshold
+            )
             label = found if label is None else jnp.where(found > 0, found, label)
         return label.astype(jnp.uint16)
 
@@ -169,10 +171,6 @@ class Labeller:
                 functools.partial(_paint_masks, count=count, threshold=threshold)
             )
         return self._programs[key]
-
-
-def _painted(one: Pass, masks: Masks, ids: Any, rows: Any, columns: Any) -> Array:
-    return _paint_masks(masks, ids, rows, columns, count=len(one.names), threshold=one.threshold)
 
 
 def _paint_masks(

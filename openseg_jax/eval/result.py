@@ -114,11 +114,7 @@ class Result:
         """Returns plain JSON values; of the matrix only what is not zero."""
         true, predicted = np.nonzero(self.matrix)
         return {
-            "format": FORMAT,
-            "task": "semantic",
-            "benchmark": self.benchmark,
-            "method": self.method,
-            "model": self.model,
+            **_head(self, "semantic"),
             "classes": list(self.classes),
             "background": self.background,
             "unseen": None if self.unseen is None else self.unseen.tolist(),
@@ -129,8 +125,7 @@ class Result:
             },
             "missed": None if self.missed is None else self.missed.tolist(),
             "rows": [[row.name, _to_null(row.miou), row.pixels] for row in self.rows],
-            "provenance": _plain(self.provenance),
-            "timings": {name: _to_null(value) for name, value in self.timings.items()},
+            **_tail(self),
         }
 
     @classmethod
@@ -229,14 +224,9 @@ class ReferringResult:
     def to_json(self) -> dict[str, Any]:
         """Returns plain JSON values."""
         return {
-            "format": FORMAT,
-            "task": "referring",
-            "benchmark": self.benchmark,
-            "method": self.method,
-            "model": self.model,
+            **_head(self, "referring"),
             "rows": [[r.name, list(r.texts), r.intersection, r.union] for r in self.rows],
-            "provenance": _plain(self.provenance),
-            "timings": {name: _to_null(value) for name, value in self.timings.items()},
+            **_tail(self),
         }
 
     @classmethod
@@ -284,9 +274,24 @@ def _check_format(read: Any, task: str) -> None:
         raise expected("result", f"a {task} result of format {FORMAT}", str(got), "evaluate again")
 
 
+# What results of both kinds hold, around what each has of its own.
+_NAMES = ("benchmark", "method", "model")
+
+
+def _head(result: Result | ReferringResult, task: str) -> dict[str, Any]:
+    return {"format": FORMAT, "task": task, **{name: getattr(result, name) for name in _NAMES}}
+
+
+def _tail(result: Result | ReferringResult) -> dict[str, Any]:
+    return {
+        "provenance": _plain(result.provenance),
+        "timings": {name: _to_null(value) for name, value in result.timings.items()},
+    }
+
+
 def _common(read: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        **{name: str(read[name]) for name in ("benchmark", "method", "model")},
+        **{name: str(read[name]) for name in _NAMES},
         "provenance": dict(read["provenance"]),
         "timings": {name: _from_null(value) for name, value in read["timings"].items()},
     }

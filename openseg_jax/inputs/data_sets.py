@@ -306,7 +306,7 @@ _SETS = (
                 "official", (_CITY,), ("cityscapes|gtFine/val",), _part(_raw, "cityscapes19"),
                 image_end="_leftImg8bit.png", label_end="_gtFine_labelIds.png",
                 # Licence plates are -1, which the files hold as 255.
-                ignored=(*(i for i in range(34)), 255),
+                ignored=(*range(34), 255),
             ),
         ),
     ),
