@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import errno
 import os
 import shutil
@@ -13,7 +14,18 @@ from pathlib import Path
 from openseg_jax.errors import UserError
 
 
-def _said(path: Path, error: OSError) -> UserError:
+def disk_is_full(error: OSError) -> bool:
+    """Whether an error says that the disk, or a person's share of it, is full."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def cannot_write(path: Path, error: OSError) -> UserError:
+    """Says what an error in writing means for the person."""
+    if disk_is_full(error):
+        return UserError(
+            f"{path}: the disk is full; free some space and run the same command again "
+            "(nothing unfinished was left behind)"
+        )
     reason = error.strerror or str(error)
     return UserError(f"{path}: cannot write ({reason}); choose another place or free some space")
 
@@ -33,7 +45,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         os.close(handle)
     except OSError as error:
-        raise _said(path, error) from error
+        raise cannot_write(path, error) from error
     aside = Path(name)
     try:
         yield aside
@@ -41,7 +53,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         aside.chmod(0o666 & ~_umask())
         os.replace(aside, path)
     except OSError as error:
-        raise _said(path, error) from error
+        raise cannot_write(path, error) from error
     finally:
         aside.unlink(missing_ok=True)
 
@@ -60,7 +72,7 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     except OSError as error:
-        raise _said(path, error) from error
+        raise cannot_write(path, error) from error
     try:
         yield aside
         aside.chmod(0o777 & ~_umask())
@@ -72,7 +84,7 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         if old is not None:
             shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
-        raise _said(path, error) from error
+        raise cannot_write(path, error) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
@@ -108,6 +120,16 @@ def locked(path: Path, *, wait: bool = False) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def nearest_path(path: Path) -> str:
+    """Says, after "there is no such file", what there is."""
+    try:
+        names = os.listdir(path.parent)
+    except OSError:
+        return f"there is no folder {path.parent}; check the path"
+    near = difflib.get_close_matches(path.name, names, n=1)
+    return f"did you mean {path.parent / near[0]}?" if near else "check the path"
 
 
 def _umask() -> int:

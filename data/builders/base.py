@@ -19,15 +19,15 @@ import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 from openseg_jax.data.prepare.run import prepare
+from openseg_jax.data.prepare.work import encode
 from PIL import ExifTags, Image
 
 from openseg_jax.errors import UserError
-from openseg_jax.inputs.augment import IGNORE
 from openseg_jax.inputs.data_sets import data_set
 from openseg_jax.inputs.labelled_set import LabelledSet, ignore_value, open_set
-from openseg_jax.types import Int, UInt8
+from openseg_jax.types import UInt8
 
-__all__ = ["LabelConfig", "LabelledBuilder", "encode_labels", "picture_bytes"]
+__all__ = ["LabelConfig", "LabelledBuilder", "picture_bytes"]
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
@@ -125,7 +125,7 @@ class LabelledBuilder(  # pyright: ignore[reportGeneralTypeIssues]
                 item.name,
                 {
                     "image": picture_bytes(item.image, image),
-                    "labels": encode_labels(labels, len(found.classes)),
+                    "labels": encode(labels, len(found.classes))[0],
                     "name": item.name,
                 },
             )
@@ -143,13 +143,4 @@ def picture_bytes(path: Path, image: UInt8[np.ndarray, "H W 3"]) -> bytes:
         return path.read_bytes()
     file = io.BytesIO()
     Image.fromarray(image).save(file, "PNG")
-    return file.getvalue()
-
-
-def encode_labels(labels: Int[np.ndarray, "H W"], classes: int) -> bytes:
-    """Writes classes or `IGNORE` as the PNG that a prepared data set holds, see `ignore_value`."""
-    top = ignore_value(classes)
-    values = np.where(labels == IGNORE, top, labels)
-    file = io.BytesIO()
-    Image.fromarray(values.astype(np.uint8 if top == 255 else np.uint16)).save(file, "PNG")
     return file.getvalue()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from openseg_jax.data.prepare import ade_full
-from openseg_jax.data.prepare.base import Archive, Job, Made, described
+from openseg_jax.data.prepare.base import Archive, Job, Made, cannot_be_read, described
 from PIL import Image
 
 from openseg_jax.errors import UserError, expected
@@ -51,9 +51,7 @@ def _make(job: Job) -> Made:
         numbers = ade_full.class_numbers(colours)
     except UserError as error:
         raise UserError(f"{job.data}: {error}") from error
-    # As stored: the colours were painted on that, whatever an EXIF block says.
-    with Image.open(job.image) as stored:
-        image = np.asarray(stored.convert("RGB"))
+    image = _stored(job.image)
     if image.shape[:2] != numbers.shape:
         raise expected(
             str(job.data), f"the size of its picture, {image.shape[1]}x{image.shape[0]}",
@@ -63,6 +61,15 @@ def _make(job: Job) -> Made:
     table = np.full(ade_full.OBJECTS + 1, IGNORE, np.int32)
     table[list(_FACTS.vocabulary.raw or ())] = np.arange(len(_FACTS.classes))
     return Made(table[numbers], _jpeg(image))
+
+
+def _stored(path: Path) -> UInt8[np.ndarray, "H W 3"]:
+    """Reads a picture as stored: the colours were painted on that, whatever EXIF says."""
+    try:
+        with Image.open(path) as stored:
+            return np.asarray(stored.convert("RGB"))
+    except (OSError, ValueError, SyntaxError) as error:
+        raise cannot_be_read(path, error) from error
 
 
 def _jpeg(image: UInt8[np.ndarray, "H W 3"]) -> bytes:

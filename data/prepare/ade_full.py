@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from openseg_jax.data.prepare.base import cannot_be_read
 from PIL import Image
 
 from openseg_jax.errors import UserError, expected
@@ -36,9 +37,7 @@ def read_colours(path: Path) -> UInt8[np.ndarray, "H W 3"]:
     except UserError:
         raise
     except (OSError, ValueError, SyntaxError) as error:
-        raise UserError(f"{path}: cannot be read as a picture ({error}); unpack it again") from (
-            error
-        )
+        raise cannot_be_read(path, error) from error
 
 
 def class_numbers(colours: UInt8[np.ndarray, "H W 3"]) -> Int[np.ndarray, "H W"]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
 import fnmatch
 import json
 import lzma
@@ -21,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from openseg_jax.errors import UserError, expected
-from openseg_jax.files import atomic_folder, locked
+from openseg_jax.files import atomic_folder, disk_is_full, locked
 from openseg_jax.inputs.label_layouts import UNPACKED
 
 __all__ = ["Archive", "Tell", "unpack"]
@@ -105,11 +104,11 @@ def _unpack(path: Path, folder: Path, keep: tuple[str, ...], stamp: Any, tell: T
                 )
             (aside / _STAMP).write_text(json.dumps(stamp))
     except UserError as error:
-        if isinstance(error.__cause__, OSError) and _full(error.__cause__):
+        if isinstance(error.__cause__, OSError) and disk_is_full(error.__cause__):
             raise _disk_full(folder, path) from error
         raise
     except OSError as error:
-        if _full(error):
+        if disk_is_full(error):
             raise _disk_full(folder, path) from error
         raise UserError(
             f"{path}: cannot be unpacked ({error.strerror or error}); check it and its rights"
@@ -206,10 +205,6 @@ def _check_space(path: Path, needed: int) -> None:
             f"{path}: unpacking takes {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free; "
             "free some space, or name another --root"
         )
-
-
-def _full(error: OSError) -> bool:
-    return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def _disk_full(folder: Path, path: Path) -> UserError:

@@ -7,7 +7,6 @@ rest for all data sets alike.
 from __future__ import annotations
 
 import dataclasses
-import errno
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,10 +16,21 @@ import numpy as np
 from openseg_jax.data.prepare.archives import Archive
 
 from openseg_jax.errors import UserError, unknown_name
+from openseg_jax.files import cannot_write, disk_is_full
 from openseg_jax.inputs.data_sets import data_set
 from openseg_jax.types import Int
 
-__all__ = ["RECIPES", "Archive", "Job", "Made", "Recipe", "described", "recipe", "said"]
+__all__ = [
+    "RECIPES",
+    "Archive",
+    "Job",
+    "Made",
+    "Recipe",
+    "cannot_be_read",
+    "described",
+    "recipe",
+    "said",
+]
 
 RECIPES = {
     "voc": "openseg_jax.data.prepare.label_maps:VOC",
@@ -124,13 +134,15 @@ def recipe(name: str) -> Recipe:
     return getattr(importlib.import_module(module), attribute)
 
 
+def cannot_be_read(path: Path, error: Exception) -> UserError:
+    """Says that a file of an archive is no picture, or a part of one."""
+    return UserError(f"{path}: cannot be read as a picture ({error}); unpack the archive again")
+
+
 def said(path: Path, error: OSError) -> UserError:
     """Says what an error of the machine means for the person."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return UserError(
-            f"{path}: the disk is full; free some space and run the same command again "
-            "(nothing unfinished was left behind)"
-        )
+    if disk_is_full(error):
+        return cannot_write(path, error)
     reason = error.strerror or str(error)
     return UserError(f"{path}: cannot be read or written ({reason}); check the path and its rights")
 

@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 from openseg_jax.data.prepare import pool
-from openseg_jax.data.prepare.base import Job, Made, Recipe, recipe, said
+from openseg_jax.data.prepare.base import Job, Made, Recipe, cannot_be_read, recipe, said
 from PIL import Image
 
 from openseg_jax.errors import UserError, describe, expected
+from openseg_jax.files import atomic_write
 from openseg_jax.inputs.labelled_set import ignore_value
 from openseg_jax.types import Int
 
@@ -184,17 +185,9 @@ def picture_sizes(path: Path) -> tuple[tuple[int, int], ...]:
     except FileNotFoundError as error:
         raise UserError(f"{path}: the picture is missing; unpack the archive again") from error
     except (OSError, ValueError, SyntaxError) as error:
-        raise UserError(
-            f"{path}: cannot be read as a picture ({error}); unpack the archive again"
-        ) from error
+        raise cannot_be_read(path, error) from error
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Writes a file that exists whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with atomic_write(path) as aside:
         aside.write_bytes(data)
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)

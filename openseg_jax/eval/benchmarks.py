@@ -20,6 +20,7 @@ background among the classes.
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -28,7 +29,9 @@ from typing import Any
 import numpy as np
 
 from openseg_jax.errors import UserError, unknown_name
+from openseg_jax.files import nearest_path
 from openseg_jax.inputs.augment import IGNORE
+from openseg_jax.inputs.labelled_set import own_parts
 from openseg_jax.inputs.labels import read_labels
 from openseg_jax.inputs.vocabularies import split, vocabulary, vocabulary_names
 from openseg_jax.types import Bool, Int
@@ -189,11 +192,15 @@ def benchmark(name: str, also: Iterable[str] = ("miniature",)) -> Benchmark:
     Args:
         name: of a data set's benchmark. also: names found elsewhere, to offer for a wrong one.
     Raises:
-        UserError: for an unknown name, with the nearest one.
+        UserError: for an unknown name, with the nearest one; what looks like a path is a folder
+            that is not there.
     """
-    if name not in BENCHMARKS:
-        unknown_name(name, (*BENCHMARKS, *also), "benchmark")
-    return BENCHMARKS[name]
+    if name in BENCHMARKS:
+        return BENCHMARKS[name]
+    if "/" in name or os.sep in name:
+        raise UserError(f"benchmark: there is no folder {name}; {nearest_path(Path(name))}")
+    own = (path.parent.name for path in Path().glob("*/classes.txt"))
+    unknown_name(name, (*BENCHMARKS, *also, *own), "benchmark")
 
 
 def own_benchmark(folder: Path) -> Benchmark:
@@ -202,9 +209,9 @@ def own_benchmark(folder: Path) -> Benchmark:
     Args:
         folder: with images/, labels/ and classes.txt; a first class "background" is one.
     Raises:
-        UserError: when the classes cannot be read.
+        UserError: when one of the three is not there, or the classes cannot be read.
     """
-    names = tuple(read_labels(folder / "classes.txt"))
+    names = tuple(read_labels(own_parts(folder)[2]))
     background = bool(names) and names[0].casefold() == "background"
     classes = names[1:] if background else names
     return Benchmark(folder.resolve().name, "folder", background=background, classes=classes)

@@ -15,7 +15,6 @@ What happens to what is not 8-bit RGB:
 
 from __future__ import annotations
 
-import difflib
 import io
 import os
 import struct
@@ -26,6 +25,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from openseg_jax.errors import UserError, check_shape
+from openseg_jax.files import nearest_path
 from openseg_jax.types import Int, UInt8
 
 MAX_PIXELS = 100_000_000
@@ -154,7 +154,7 @@ def _check_file(path: Path) -> None:
         if path.is_file():
             path.open("rb").close()
     except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file; {_near(path)}") from error
+        raise UserError(f"{path}: no such file; {nearest_path(path)}") from error
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise UserError(f"{path}: cannot be read ({reason}); check the path and rights") from error
@@ -162,15 +162,6 @@ def _check_file(path: Path) -> None:
         raise UserError(f"{path}: is not a regular file; save the picture to one first")
     if not size:
         raise UserError(f"{path}: the file is empty; copy or download it again")
-
-
-def _near(path: Path) -> str:
-    try:
-        names = os.listdir(path.parent)
-    except OSError:
-        return f"there is no folder {path.parent}; check the path"
-    near = difflib.get_close_matches(path.name, names, n=1)
-    return f"did you mean {path.parent / near[0]}?" if near else "check the path"
 
 
 def _check_size(name: str | Path, size: tuple[int, int], max_pixels: int) -> None:

@@ -155,7 +155,17 @@ def _pairs(
                 f"{folder / (missing[0] + end)}: the {what} is missing "
                 f"({len(missing)} of {len(names)} are); unpack the archive again"
             )
-    yield from ((Path(name).name, pictures[name], maps[name]) for name in names)
+    # Items go by the file's name alone: that is what published lists hold, and what counts are
+    # kept by.
+    taken: dict[str, str] = {}
+    for name in names:
+        item = Path(name).name
+        if taken.setdefault(item, name) != name:
+            raise UserError(
+                f"{pictures[name]}: has the name of {pictures[taken[item]]}, and pictures are told "
+                f"apart by it; rename one of the two and its label map, or take one out"
+            )
+        yield item, pictures[name], maps[name]
 
 
 def read_list(path: Path) -> list[str]:

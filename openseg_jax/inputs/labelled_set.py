@@ -8,6 +8,7 @@ the class of each pixel, and a file that cannot be right is refused by name.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import functools
 import hashlib
 import json
@@ -20,12 +21,13 @@ import numpy as np
 from PIL import Image
 
 from openseg_jax.errors import UserError, expected, unknown_name
+from openseg_jax.files import nearest_path
 from openseg_jax.inputs import label_layouts
 from openseg_jax.inputs.augment import IGNORE
 from openseg_jax.inputs.data_sets import DATA_SETS, UNKNOWN, data_set, value_table
 from openseg_jax.inputs.images import read_image
 from openseg_jax.inputs.labels import read_labels
-from openseg_jax.inputs.segmentation import NUMBERINGS, read_label_map
+from openseg_jax.inputs.segmentation import IMAGE_ENDS, LABEL_ENDS, NUMBERINGS, read_label_map
 from openseg_jax.types import Int, UInt8
 
 __all__ = [
@@ -36,6 +38,7 @@ __all__ = [
     "open_folder",
     "open_prepared",
     "open_set",
+    "own_parts",
     "picture_of_size",
     "read_prepared",
 ]
@@ -43,8 +46,6 @@ __all__ = [
 FORMAT = "openseg-labels-1"
 """Written into a prepared data set; readers refuse others."""
 
-_IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
-_LABELS = (".png", ".tif", ".tiff", ".bmp")
 _LABEL_FOLDERS = ("labels", "masks", "annotations")
 
 
@@ -259,20 +260,17 @@ def open_folder(
         unknown_name(numbering, NUMBERINGS[:2], "numbering")
     images = Path(images)
     if labels is None and classes_file is None:
-        home = images
-        images = home / "images"
-        labels = next((home / n for n in _LABEL_FOLDERS if (home / n).is_dir()), home / "labels")
-        classes_file = home / "classes.txt"
+        images, labels, classes_file = own_parts(images)
     if labels is None or classes_file is None:
         raise UserError("labels, classes_file: give both, or neither for a folder with the three")
     classes = tuple(read_labels(classes_file))
     if not classes:
         raise UserError(f"{classes_file}: names no class; write one a line")
-    pictures = label_layouts.listing(images, _IMAGES)
-    maps = label_layouts.listing(Path(labels), tuple(suffix + end for end in _LABELS))
+    pictures = label_layouts.listing(images, IMAGE_ENDS)
+    maps = label_layouts.listing(Path(labels), tuple(suffix + end for end in LABEL_ENDS))
     for found, folder, start in ((pictures, images, ""), (maps, Path(labels), suffix)):
         if not found:
-            ends = ", ".join(start + end for end in (_LABELS if found is maps else _IMAGES))
+            ends = ", ".join(start + end for end in (LABEL_ENDS if found is maps else IMAGE_ENDS))
             got = "none" if folder.is_dir() else "no such folder"
             raise expected(str(folder), f"files ending in {ends}", got, "correct the folder")
     _check_pairs(pictures, maps, suffix)
@@ -286,6 +284,37 @@ def open_folder(
     }  # fmt: skip
     background = classes[0].casefold() == "background"
     return LabelledSet(name, classes, background, items, table, "folder", facts)
+
+
+def own_parts(home: Path) -> tuple[Path, Path, Path]:
+    """Finds pictures, label maps and classes in the folder of a user's own set.
+
+    Raises:
+        UserError: when one of them is not there, with what is there and what was meant perhaps.
+    """
+    if not home.is_dir():
+        raise UserError(f"{home}: there is no such folder; {nearest_path(home)}")
+    parts = (("images",), _LABEL_FOLDERS, ("classes.txt",))
+    found = [next((home / n for n in names if (home / n).exists()), None) for names in parts]
+    images, labels, classes = found
+    if images and labels and classes:
+        return images, labels, classes
+    here = sorted(path.name for path in home.iterdir())
+    missing = [names for names, path in zip(parts, found, strict=True) if path is None]
+    near = [close for names in missing for close in difflib.get_close_matches(names[0], here, n=1)]
+    others = [path for path in (home.resolve().parent, *home.glob("*")) if _is_own(path)]
+    hint = f"did you mean {others[0]}?" if others else "see docs/evaluation.md"
+    if near:
+        hint = f"is it {home / near[0]}? rename it"
+    shown = ", ".join(here[:8]) + (", …" if len(here) > 8 else "")
+    raise expected(
+        str(home), "images/, labels/ (or masks/, annotations/) and classes.txt",
+        f"no {', no '.join(names[0] for names in missing)} but {shown or 'nothing'}", hint,
+    )  # fmt: skip
+
+
+def _is_own(home: Path) -> bool:
+    return (home / "classes.txt").is_file() and (home / "images").is_dir()
 
 
 def _check_pairs(pictures: Mapping[str, Path], maps: Mapping[str, Path], suffix: str) -> None:

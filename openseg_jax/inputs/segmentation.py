@@ -31,8 +31,8 @@ __all__ = [
 ]
 
 NUMBERINGS = ("contiguous", "one_based", "raw")
-_IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
-_LABELS = (".png", ".tif", ".tiff", ".bmp")
+IMAGE_ENDS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+LABEL_ENDS = (".png", ".tif", ".tiff", ".bmp")
 
 # (image, labels) of an index; labels are training classes or IGNORE.
 Read = Callable[[int], tuple[UInt8[np.ndarray, "H W 3"], Int[np.ndarray, "H W"]]]
@@ -215,8 +215,8 @@ class LabelledFolder:
 
     def __init__(self, images: str, labels: str, classes: Classes, suffix: str = "") -> None:
         self.classes = classes
-        pictures = _stems(images, _IMAGES, "", "input.path")
-        maps = _stems(labels, _LABELS, suffix, "input.masks.labels")
+        pictures = _stems(images, IMAGE_ENDS, "", "input.path")
+        maps = _stems(labels, LABEL_ENDS, suffix, "input.masks.labels")
         both = sorted(set(pictures) & set(maps))
         if not both:
             raise expected(

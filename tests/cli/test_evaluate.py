@@ -75,6 +75,27 @@ def test_a_folder_with_two_methods_makes_one_report(colours, folder, tmp_path, c
     assert len(list((out / "mine").glob("counts_*.jsonl"))) == 2
 
 
+def test_a_folder_that_is_not_there_or_lacks_something(colours, folder, capsys, monkeypatch):
+    def said(name):
+        assert main(["evaluate", "--method", "maft", "-b", str(name)]) == 2
+        text = capsys.readouterr().err
+        assert text.count("\n") == 1
+        return text
+
+    assert f"did you mean {folder}?" in said(folder.with_name("mime"))
+    assert "there is no folder" in said(folder / "none" / "below")
+    assert f"did you mean {folder}?" in said(folder / "images")
+    assert f"did you mean {folder}?" in said(folder.parent)
+    monkeypatch.chdir(folder.parent)
+    assert "did you mean 'mine'?" in said("mime")
+    (folder / "classes.txt").rename(folder / "Classes.text")
+    text = said(folder)
+    assert "mine: expected images/, labels/ (or masks/, annotations/) and classes.txt" in text
+    assert "got no classes.txt but Classes.text, images, labels; is it " in text
+    (folder / "Classes.text").unlink()
+    assert "got no classes.txt but images, labels; see docs/evaluation.md" in said(folder)
+
+
 def test_the_table_says_what_was_done(colours, folder, tmp_path, capsys):
     out = tmp_path / "out"
     assert main(["evaluate", "-b", str(folder), "--method", "maft", "-o", str(out)]) == 0

@@ -72,6 +72,16 @@ def test_ade847(tmp_path):
     assert any(f"{ADE[0]}.jpg" in p for p in verify("ade847", tmp_path, workers=1).problems)
 
 
+def test_ade847_names_a_picture_that_is_cut_short(tmp_path):
+    def cut(files):
+        (name,) = (name for name in files if name.endswith(f"{ADE[1]}.jpg"))
+        files[name] = files[name][:-200]
+
+    write_ade(tmp_path, spoil=cut)
+    with pytest.raises(UserError, match=rf"{ADE[1]}.jpg: cannot be read as a picture"):
+        prepare("ade847", tmp_path, workers=1)
+
+
 def test_ade847_shrinks_what_is_larger(tmp_path):
     numbers = write_ade(tmp_path, sizes=((600, 520), (514, 700)))
     prepare("ade847", tmp_path, workers=1)

@@ -137,6 +137,8 @@ def test_in_the_things_variant_stuff_is_background():
 
 
 def test_a_folder_is_a_benchmark(tmp_path):
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
     (tmp_path / "classes.txt").write_text("Background\ncat\ndog\n")
     bench = own_benchmark(tmp_path)
     assert bench.background and bench.class_names == ("background", "cat", "dog")

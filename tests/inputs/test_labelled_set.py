@@ -88,6 +88,24 @@ def test_a_missing_file_is_named(voc):
         open_set("voc", root)
 
 
+def test_two_files_of_one_name_in_different_folders(tmp_path):
+    facts = data_set("cityscapes")
+    layout = next(one for one in facts.layouts if one.style == "official")
+    written = write_layout(facts, layout, tmp_path)
+    for folder, end in ((written.images, layout.image_end), (written.labels, layout.label_end)):
+        (folder / "ulm").mkdir()
+        (folder / "ulm" / f"0{end}").write_bytes((folder / f"2007_000000{end}").read_bytes())
+    found = open_set("cityscapes", tmp_path)
+    assert [item.name for item in found.items] == ["2007_000000", "2007_000001", "0"]
+    for folder, end in ((written.images, layout.image_end), (written.labels, layout.label_end)):
+        (folder / "ulm" / f"0{end}").rename(folder / "ulm" / f"2007_000001{end}")
+    with pytest.raises(
+        UserError,
+        match=r"ulm/2007_000001_left.*: has the name of .*val/2007_000001_left.*rename one",
+    ):
+        open_set("cityscapes", tmp_path)
+
+
 def test_half_a_layout_says_what_is_there(voc):
     root, written = voc
     for path in written.images.iterdir():
@@ -176,8 +194,10 @@ def test_what_is_wrong_with_a_users_own_set(own):
     (own / "masks" / "a" / "2.png").unlink()
     with pytest.raises(UserError, match=r"a/2.jpg: has no label map .*1 of 3"):
         open_folder(own)
-    with pytest.raises(UserError, match=r"a/classes.txt: cannot read the labels"):
+    with pytest.raises(UserError, match=r"images/a: expected .*no images, no labels, no classes"):
         open_folder(own / "images" / "a")
+    with pytest.raises(UserError, match=rf"did you mean {own}\?"):
+        open_folder(own / "images")
     with pytest.raises(UserError, match=r"labels: expected files ending in .*no such folder"):
         open_folder(own / "images", own / "labels", own / "classes.txt")
     with pytest.raises(UserError, match="give both"):
