@@ -33,6 +33,7 @@ from openseg_jax.methods.car_loop import Scene, State, Stepper, knobs, run_jitte
 from openseg_jax.methods.car_proposals import Proposer
 from openseg_jax.methods.car_texts import CarText
 from openseg_jax.ops.masks import paint_labels
+from openseg_jax.ops.platform import target
 from openseg_jax.types import Array, Bool, Float, Int, Masks, Params, UInt8
 from openseg_jax.weights.load import load_clip
 from openseg_jax.weights.loaded import LoadedClip
@@ -137,7 +138,7 @@ class CaR:
 
     def stepper(self, canvas: tuple[int, int], *, padded: bool) -> Stepper:
         """Describes the computation for one canvas; a static argument of the jitted edges."""
-        settings, platform = self.config, jax.default_backend()
+        settings, platform = self.config, target()
         text_chunk, image_chunk = _CHUNKS["cpu" if platform == "cpu" else "other"]
         plan = car_geometry.plan(
             canvas, self.cam.config.vision, self.classifier.config.vision,

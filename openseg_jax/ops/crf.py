@@ -23,6 +23,7 @@ from jax.core import Tracer
 from openseg_jax.errors import UserError, check_shape, describe, expected, unknown_name
 from openseg_jax.ops import _crf_device, _crf_host
 from openseg_jax.ops._crf_features import CRFConfig
+from openseg_jax.ops.platform import target
 from openseg_jax.types import Array, Bool, Float, Int, UInt8
 
 __all__ = [
@@ -219,7 +220,7 @@ def _namespace(x: Any) -> ModuleType:
 def _resolve(backend: str | None, *arrays: Any) -> str:
     traced = any(isinstance(a, Tracer) for a in arrays)
     if backend is None:
-        return "device" if traced or jax.default_backend() != "cpu" else "host"
+        return "device" if traced or target() != "cpu" else "host"
     if backend not in _BACKENDS:
         unknown_name(backend, _BACKENDS, "backend")
     if backend == "host" and traced:
