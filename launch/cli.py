@@ -122,7 +122,9 @@ def _target_options(where: Any, how: Any, target: str) -> None:
     if target == "slurm":
         where.add_argument("--nodes", type=_positive, default=1, help="(%(default)s)")
         where.add_argument("--gpus", type=_positive, default=8, help="of a node (%(default)s)")
-        where.add_argument("--time", type=_limit, default="", help="limit, as SLURM writes it (the partition's)")
+        where.add_argument(
+            "--time", type=_limit, default="", help="limit, as SLURM writes it (the partition's)"
+        )
     if target == "gpu":
         where.add_argument("--host", default="", help="user@box (this machine)")
     if target in ("gpu", "slurm"):
