@@ -3,7 +3,8 @@
 XLA's batched products are slow on CPUs, and that alone puts a ViT behind torch there. A map over
 (batch × heads) of plain 2-D products, dividing after the value product, is about three times
 faster (900 tokens, 12 heads, two cores). On GPUs cuDNN's fused kernel serves where dtype and head
-width allow. Elsewhere XLA fuses well up to about a thousand tokens. All backends are tested equal.
+width allow. Elsewhere XLA fuses well up to about a thousand tokens. All backends are tested equal;
+`attention_choice` decides among them, and says why.
 """
 
 from __future__ import annotations
@@ -11,25 +12,19 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from openseg_jax.errors import unknown_name
+from openseg_jax.ops.attention_choice import (
+    BACKENDS,
+    choose_backend,
+    explain_backend,
+    say_once,
+)
+from openseg_jax.ops.attention_kernels import cudnn_attention, splash_attention
 from openseg_jax.types import Array, Bool, Float
 
-BACKENDS = ("auto", "xla", "map", "cudnn")
+__all__ = ["BACKENDS", "attention", "attention_weights", "choose_backend", "explain_backend"]
+
 # A finite stand-in for -inf: rows without any admitted key give a uniform row, never NaN.
 _MASKED = -1e30
-
-
-def choose_backend(backend: str, dtype: jnp.dtype, head_width: int) -> str:
-    """Resolves `"auto"` to the backend that serves this platform, dtype and head width."""
-    if backend not in BACKENDS:
-        unknown_name(backend, BACKENDS, "attention backend")
-    if backend != "auto":
-        return backend
-    platform = jax.default_backend()
-    if platform == "cpu":
-        return "map"
-    fused = dtype in (jnp.bfloat16, jnp.float16) and head_width % 8 == 0 and head_width <= 128
-    return "cudnn" if platform == "gpu" and fused else "xla"
 
 
 def attention(
@@ -57,10 +52,21 @@ def attention(
     Returns:
         The attended values, in the dtype of `v`.
     """
-    chosen = choose_backend(backend, q.dtype, q.shape[-1])
+    tokens, width = k.shape[1], q.shape[-1]
+    chosen, why = explain_backend(
+        backend,
+        q.dtype,
+        width,
+        keys=tokens,
+        mask=None if mask is None else mask.shape,
+        biased=bias is not None,
+    )
+    masked = "" if mask is None else ", masked"
+    say_once(chosen, why, f"{tokens} tokens, heads of {width}, {q.dtype}{masked}")
     if chosen == "cudnn":
-        added = None if bias is None else bias[None, None].astype(q.dtype)
-        return jax.nn.dot_product_attention(q, k, v, bias=added, mask=mask, implementation="cudnn")
+        return cudnn_attention(q, k, v, mask, bias)
+    if chosen == "splash":
+        return splash_attention(q, k, v)
     if chosen == "map":
         if mask is not None:
             full = (q.shape[0], q.shape[2], q.shape[1], k.shape[1])
