@@ -1,10 +1,14 @@
-"""Losses between image and text embeddings, in float32."""
+"""Losses between image and text embeddings, in float32, with an array of all pairs.
+
+`ops.ring_softmax` and `ops.ring_sigmoid` compute the same without one.
+"""
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
 
+from openseg_jax.ops.ring import product
 from openseg_jax.types import Array, Bool, Float, Int
 
 
@@ -36,8 +40,8 @@ def softmax_contrastive(
 
     Source: CLIP (Radford et al. 2021) figure 3, which is the case of a diagonal `positive`.
     """
-    logits = jnp.dot(image, text.T, preferred_element_type=jnp.float32) * scale
-    target = positive.astype(jnp.float32)
+    logits = product(image, text.T) * scale
+    target = positive.astype(logits.dtype)
     target = target / target.sum(axis=1, keepdims=True)
     rows = -(target * jax.nn.log_softmax(logits, axis=1)).sum(axis=1).mean()
     # `positive` is symmetric, so the targets of the columns are the transposed ones of the rows.
@@ -64,6 +68,6 @@ def sigmoid_contrastive(
     Source: SigLIP (Zhai et al. 2023) algorithm 1; equal captions count as positives here. The
     original takes them for negatives, and then pushes and pulls the same pair of vectors.
     """
-    logits = jnp.dot(image, text.T, preferred_element_type=jnp.float32) * scale + bias
+    logits = product(image, text.T) * scale + bias
     sign = jnp.where(positive, 1.0, -1.0)
     return -jax.nn.log_sigmoid(sign * logits).sum(axis=1).mean()
