@@ -30,8 +30,8 @@ _NAMES_AT_ONCE = 256
 _CACHE_BYTES = 256 * 2**20
 
 
-class TextEncoder(Protocol):
-    """What this module needs of loaded weights; `weights.LoadedClip` is one."""
+class TextTower(Protocol):
+    """What encoding needs of weights: those of a training, or loaded ones."""
 
     @property
     def config(self) -> CLIPConfig: ...
@@ -39,6 +39,10 @@ class TextEncoder(Protocol):
     def params(self) -> Params: ...
     @property
     def tokenizer(self) -> Tokenizer: ...
+
+
+class TextEncoder(TextTower, Protocol):
+    """What keeping results needs besides; `weights.LoadedClip` has it."""
 
     fingerprint: Any  # a string, computed when first asked for
 
@@ -69,7 +73,7 @@ def _row_lengths(ids: np.ndarray, config: TextConfig) -> np.ndarray:
 
 
 def encode_texts(
-    loaded: TextEncoder,
+    loaded: TextTower,
     sentences: Sequence[str],
     *,
     chunk: int = 64,
@@ -147,11 +151,9 @@ def text_classifier(
     dtype: Any = jnp.float32,
     progress: Progress | None = None,
 ) -> Float[np.ndarray, "C E"]:
-    """Builds a zero-shot classifier: one unit-length embedding for each class name.
+    """Builds a zero-shot classifier as `encode_names` does, and keeps it.
 
-    Each prompt's embedding is scaled to unit length, they are averaged over the templates (and
-    synonyms), and the mean is scaled to unit length again, as in OpenAI's notebook. Results are
-    kept in memory by (weights, names, templates); the array returned is read-only.
+    Results are kept in memory by (weights, names, templates); the array returned is read-only.
 
     Args:
         loaded: weights with their tokenizer.
@@ -166,16 +168,41 @@ def text_classifier(
     Raises:
         UserError: for no names, an empty name, or no templates.
     """
+    key = (loaded.fingerprint, tuple(names), tuple(templates), synonyms, jnp.dtype(dtype).name)
+    found = _CACHE.get(key)
+    if found is not None:
+        return found
+    out = encode_names(
+        loaded, names, templates, synonyms=synonyms, chunk=chunk, dtype=dtype, progress=progress
+    )
+    out.setflags(write=False)
+    _CACHE.put(key, out)
+    return out
+
+
+def encode_names(
+    loaded: TextTower,
+    names: Sequence[str],
+    templates: Sequence[str],
+    *,
+    synonyms: bool = False,
+    chunk: int = 64,
+    dtype: Any = jnp.float32,
+    progress: Progress | None = None,
+) -> Float[np.ndarray, "C E"]:
+    """Encodes class names: one unit-length embedding each.
+
+    Each prompt's embedding is scaled to unit length, they are averaged over the templates (and
+    synonyms), and the mean is scaled to unit length again, as in OpenAI's notebook.
+
+    Arguments and errors as in `text_classifier`.
+    """
     names, templates = tuple(names), tuple(templates)
     if not names or not templates:
         raise UserError(
             f"{'names' if not names else 'templates'}: expected at least one, got none; "
             "list some, e.g. names ['zebra', 'grass'] and templates ['a photo of a {}.']"
         )
-    key = (loaded.fingerprint, names, templates, synonyms, jnp.dtype(dtype).name)
-    found = _CACHE.get(key)
-    if found is not None:
-        return found
     parts = [_parts(name, synonyms) for name in names]
     total, done = sum(len(p) for p in parts) * len(templates), 0
     out = np.empty((len(names), loaded.config.embed_dim), np.float32)
@@ -190,8 +217,6 @@ def text_classifier(
         done += len(sentences)
         if progress is not None:
             progress(done, total)
-    out.setflags(write=False)
-    _CACHE.put(key, out)
     return out
 
 

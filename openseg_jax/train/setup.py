@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from openseg_jax.errors import unknown_name
+from openseg_jax.errors import expected, unknown_name
 from openseg_jax.inputs.pipeline import Source
 from openseg_jax.tasks.base import Task
 from openseg_jax.train.state import Config
@@ -28,7 +28,11 @@ DTYPES: dict[str, Any] = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 class Setup(Protocol):
-    """An experiment: what the loop trains, and how its result becomes a model folder."""
+    """An experiment: what the loop trains, and how its result becomes a model folder.
+
+    One that can classify pictures while it trains has `evaluator(config, mesh)` besides: None, or
+    a function from parameters to numbers (see `train.zero_shot`).
+    """
 
     @property
     def task(self) -> Task:
@@ -73,4 +77,10 @@ def build(config: Config, mesh: Mesh | None = None) -> Setup:
     if config.dtype not in DTYPES:
         unknown_name(config.dtype, DTYPES, "dtype")
     module, function = TASKS[config.task.name]
-    return getattr(importlib.import_module(module), function)(config, mesh)
+    built = getattr(importlib.import_module(module), function)(config, mesh)
+    if config.evaluate.every and not hasattr(built, "evaluator"):
+        raise expected(
+            "evaluate.every", f"0: {config.task.name} has no zero-shot evaluation",
+            str(config.evaluate.every), "evaluate its model folder after the training",
+        )  # fmt: skip
+    return built

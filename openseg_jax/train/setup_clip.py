@@ -15,7 +15,7 @@ from openseg_jax.inputs.image_text import ImageText
 from openseg_jax.inputs.pipeline import Example, Source
 from openseg_jax.miniature import captions, streams
 from openseg_jax.miniature.world import CLASS_NAMES
-from openseg_jax.models.clip import CLIP
+from openseg_jax.models.clip import CLIP, normalize
 from openseg_jax.models.variants import CLIPConfig, Preprocess
 from openseg_jax.tasks.base import Task
 from openseg_jax.tasks.clip import ClipTask
@@ -23,7 +23,8 @@ from openseg_jax.text.tokenizer import Tokenizer, openai_tokenizer, word_tokeniz
 from openseg_jax.train.pair_inputs import open_pairs, pair_source, saw_of, short_rows
 from openseg_jax.train.setup import DTYPES
 from openseg_jax.train.state import Config
-from openseg_jax.types import Params, UInt8
+from openseg_jax.train.zero_shot import Evaluator, make_evaluator
+from openseg_jax.types import Array, Params, UInt8
 from openseg_jax.weights.folder import save_folder
 from openseg_jax.weights.load import load_clip
 
@@ -60,6 +61,16 @@ class ClipSetup:
             folder, self.config, params, self.preprocess, self.tokenizer, provenance,
             defaults, dtype,
         )  # fmt: skip
+
+    def evaluator(self, config: Config, mesh: Mesh) -> Evaluator | None:
+        """Builds the zero-shot evaluation of the config; see `train.zero_shot`."""
+        task: Any = self.task
+
+        def embed(params: Params, image: Array) -> Array:
+            pixels = task.pixels(image)
+            return normalize(task.clip.apply({"params": params}, pixels, method=CLIP.encode_image))
+
+        return make_evaluator(config, mesh, embed, self.config, self.preprocess, self.tokenizer)
 
 
 def miniature_tokenizer(context: int) -> Tokenizer:

@@ -14,6 +14,7 @@ from openseg_jax.inputs.pipeline import Source
 from openseg_jax.inputs.superpixel_examples import PatchSuperpixels
 from openseg_jax.inputs.superpixels import Felzenszwalb, Superpixels
 from openseg_jax.miniature.world import CLASS_NAMES
+from openseg_jax.models.clip import normalize
 from openseg_jax.models.segclip import SegCLIP, SegCLIPConfig
 from openseg_jax.models.variants import CLIPConfig, Preprocess, VisionConfig
 from openseg_jax.tasks.base import Task
@@ -23,7 +24,8 @@ from openseg_jax.train.pair_inputs import open_pairs, pair_source, saw_of
 from openseg_jax.train.setup import DTYPES
 from openseg_jax.train.setup_clip import miniature_source, miniature_tokenizer
 from openseg_jax.train.state import Config
-from openseg_jax.types import Params, UInt8
+from openseg_jax.train.zero_shot import Evaluator, make_evaluator
+from openseg_jax.types import Array, Params, UInt8
 from openseg_jax.weights.load import load_clip
 from openseg_jax.weights.segclip_folder import save_segclip
 
@@ -62,6 +64,19 @@ class SegClipSetup:
             folder, self.config, params, self.preprocess, self.tokenizer, provenance,
             {**self.defaults, **defaults}, dtype,
         )  # fmt: skip
+
+    def evaluator(self, config: Config, mesh: Mesh) -> Evaluator | None:
+        """Builds the zero-shot evaluation of the config, on the embeddings of whole pictures."""
+        task: Any = self.task
+
+        def embed(params: Params, image: Array) -> Array:
+            pixels = task.pixels(image)
+            found = task.model.apply({"params": params}, pixels, method=SegCLIP.encode_image)
+            return normalize(found.image)
+
+        return make_evaluator(
+            config, mesh, embed, self.config.clip, self.preprocess, self.tokenizer
+        )
 
 
 def _superpixels(config: Config, vision: VisionConfig) -> PatchSuperpixels:

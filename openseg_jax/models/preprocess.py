@@ -1,0 +1,37 @@
+"""Whole pictures as a tower expects them, by the rule that travels with its weights."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from openseg_jax.models.variants import Preprocess
+from openseg_jax.ops import resize
+from openseg_jax.ops.resize_uint8 import resize_on_host
+from openseg_jax.types import UInt8
+
+
+def fit_image(image: UInt8[np.ndarray, "H W 3"], rule: Preprocess) -> UInt8[np.ndarray, "S S 3"]:
+    """Resizes a picture of any shape to the square of a tower, on the host.
+
+    Args:
+        image: RGB.
+        rule: says whether the short side is fitted and the centre cut out (CLIP) or both sides are
+            squashed (SigLIP), and with which kernel.
+
+    Returns:
+        whole grey levels, as every rule that we know wants them; not yet scaled.
+
+    Source: OpenAI's `_transform`, Pillow's bicubic; big_vision's `resize` (TensorFlow's bilinear
+    without antialias) where the rule has none.
+    """
+    size, side = (image.shape[0], image.shape[1]), rule.size
+    whole = (side, side) if rule.resize == "squash" else resize.short_side_size(size, side)
+    rows, columns = (resize.crop_rows(length, side) for length in whole)
+    if rule.antialias:
+        return resize_on_host(image, whole, rule.interpolation)[rows, columns]
+    kernels = [
+        resize.matrix(old, new, convention="half_pixel", method=rule.interpolation)[cut]
+        for old, new, cut in zip(size, whole, (rows, columns), strict=True)
+    ]
+    grey = np.einsum("Hh,hwd,Ww->HWd", kernels[0], image, kernels[1], optimize=True)
+    return np.clip(np.round(grey), 0, 255).astype(np.uint8)
