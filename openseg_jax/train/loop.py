@@ -30,6 +30,7 @@ from openseg_jax.train.sharding_report import report_sharding
 from openseg_jax.train.state import Config, TrainState, flat_names, nested
 from openseg_jax.train.step import count_params
 from openseg_jax.train.stopping import Stopping, TrainingStopped
+from openseg_jax.train.zero_shot import evaluate_state
 
 __all__ = ["TrainingDiverged", "TrainingStopped", "train"]
 
@@ -183,7 +184,7 @@ class _Run:
                     raise self._diverged(step, means)
                 if judged and not stop:
                     assert self.evaluate is not None
-                    recorder.scalars(step, self.evaluate(self.state.params))
+                    recorder.scalars(step, evaluate_state(self.evaluate, self.state))
                 if due:
                     self._save(step)
                     on_checkpoint(step, self.state)
