@@ -17,17 +17,10 @@ from openseg_jax.train.state import TrainState, flat_names
 from openseg_jax.train.zero_shot import MiniatureCrops, evaluate_state, open_pictures, rank_of
 from openseg_jax.weights.load import load_clip
 
+pytestmark = pytest.mark.usefixtures("compile_once")
+
 # Of the miniature's; two batches, the second of them with padding.
 _CROPS = 80
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _compile_quickly():
-    """Compiling, not computing, is what these tests would spend their time on."""
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 def _config(kind=miniature_clip, **evaluate):
