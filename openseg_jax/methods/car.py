@@ -27,7 +27,7 @@ from openseg_jax.methods import car_geometry, car_texts
 from openseg_jax.methods.base import check_dtype, is_traced, true_size
 from openseg_jax.methods.car_classifier import Classifier
 from openseg_jax.methods.car_config import CaRConfig, configure
-from openseg_jax.methods.car_finish import masks_of_maps, truncate
+from openseg_jax.methods.car_finish import finish
 from openseg_jax.methods.car_geometry import Geometry
 from openseg_jax.methods.car_loop import Scene, State, Stepper, knobs, run_jitted, run_steps
 from openseg_jax.methods.car_proposals import Proposer
@@ -208,13 +208,11 @@ class CaR:
         if stepper.proposer.padded:
             valid = np.zeros(canvas, bool)
             valid[: size[0], : size[1]] = True
-        kept = masks_of_maps(image, full, np.ones(len(alive), bool), config, valid=valid)
-        scores, kept = state.scores[alive], np.asarray(kept)
-        if config.crf_truncation and config.crf != "none":
-            kept, scores = truncate(kept, scores, separate=config.crf == "separate")
+        every = np.ones(len(alive), bool)
+        kept, scores = finish(image, full, state.scores[alive], every, config, valid=valid)
         masks = np.zeros((text.count, *canvas), bool)
         out = np.zeros(text.count, np.float32)
-        masks[alive], out[alive] = kept, scores
+        masks[alive], out[alive] = np.asarray(kept), np.asarray(scores)
         living, maps = state.alive[: text.count], state.maps[: text.count]
         return CarResult(masks, out, living, maps, int(state.steps), text.names)
 
@@ -228,7 +226,9 @@ class CaR:
         """Segments a batch of images.
 
         Under `jax.jit` (any argument traced) everything runs on the device with fixed shapes. With
-        plain arrays it is a loop over images of the host form, whose results are the same.
+        plain arrays it is a loop over images of the host form. The two agree up to rounding at a
+        byte edge: a value that lies on the border between two bytes, of a prompted image or of a
+        threshold, may fall on either side.
 
         Args:
             params: `self.params`.
@@ -267,10 +267,10 @@ class CaR:
             scene = stepper.scene(params, image, geometry, joint=self.joint(text))
             state: State = run_jitted(stepper, params, scene, text, thresholds)
             full = stepper.full_size(geometry, state.maps)
-            masks = masks_of_maps(
-                image, full, state.alive, self.config, valid=valid, backend="device"
+            masks, scores = finish(
+                image, full, state.scores, state.alive, self.config, valid=valid, backend="device"
             )
-            return masks.astype(jnp.float32), state.scores, state.alive
+            return masks.astype(jnp.float32), scores, state.alive
 
         probs, scores, alive = jax.lax.map(one, (image, valid))
         return Masks(probs=probs, scores=scores, valid=alive)

@@ -16,7 +16,7 @@ from openseg_jax.methods.car_config import CaRConfig
 from openseg_jax.ops import crf
 from openseg_jax.types import Array, Bool, Float, UInt8
 
-__all__ = ["masks_of_maps", "truncate"]
+__all__ = ["finish", "masks_of_maps", "truncate"]
 
 
 def masks_of_maps(
@@ -79,27 +79,55 @@ def _joint(
 
 
 def truncate(
-    masks: Bool[np.ndarray, "K H W"],
-    scores: Float[np.ndarray, " K"],
+    masks: Bool[Array, "K H W"],
+    scores: Float[Array, " K"],
+    alive: Bool[Array, " K"],
     *,
     separate: bool,
-) -> tuple[Bool[np.ndarray, "K H W"], Float[np.ndarray, " K"]]:
+) -> tuple[Bool[Array, "K H W"], Float[Array, " K"]]:
     """Repeats what the reference loses by sizing one-hot codes by the largest label that occurs.
 
-    Jointly, texts behind the last one that won a pixel get no mask and a score of 0. One by one,
-    empty masks vanish and the later ones move up onto earlier texts; scores do not move, and what
-    is left over at the end gets 0.
+    Jointly, texts behind the last one that won a pixel get a score of 0. One by one, empty masks
+    vanish and the later ones move up onto earlier alive texts; scores do not move, and what is left
+    over at the end gets no mask and 0.
 
     Args:
-        masks: of the alive texts, in order. scores: theirs.
+        masks: without a pixel for dead texts. scores: 0 for dead texts.
+        alive: texts that count.
         separate: the CRF ran for each text alone.
+
+    Returns:
+        NumPy arrays for NumPy arrays; under `jax.jit` the same in fixed shapes.
     """
+    xp: Any = jnp if isinstance(masks, jax.Array) else np
     filled = masks.any(axis=(1, 2))
-    if separate:
-        chosen = masks[filled]
-    else:
-        chosen = masks[: int(np.flatnonzero(filled)[-1]) + 1 if filled.any() else 0]
-    out, left = np.zeros_like(masks), np.zeros_like(scores)
-    out[: len(chosen)] = chosen
-    left[: len(chosen)] = scores[: len(chosen)]
-    return out, left
+    if not separate:
+        last = xp.where(filled, xp.arange(len(filled)), -1).max(initial=-1)
+        return masks, xp.where(xp.arange(len(filled)) <= last, scores, 0)
+    # The n-th alive text gets the n-th mask that has a pixel.
+    place, rank = xp.cumsum(alive) - 1, xp.cumsum(filled) - 1
+    source = (filled & (rank == place[:, None])).argmax(axis=1)
+    there = alive & (place < filled.sum())
+    return masks[source] & there[:, None, None], xp.where(there, scores, 0)
+
+
+def finish(
+    image: UInt8[Array, "H W 3"],
+    maps: Float[Array, "K H W"],
+    scores: Float[Array, " K"],
+    alive: Bool[Array, " K"],
+    config: CaRConfig,
+    *,
+    valid: Bool[Array, "H W"] | None = None,
+    backend: str | None = None,
+) -> tuple[Bool[Array, "K H W"], Float[Array, " K"]]:
+    """Turns full-size maps and scores into what a text gets: `masks_of_maps`, then parity's loss.
+
+    Args:
+        image, maps, alive, config, valid, backend: see `masks_of_maps`.
+        scores: of the recurrence, 0 for dead texts.
+    """
+    masks = masks_of_maps(image, maps, alive, config, valid=valid, backend=backend)
+    if not config.crf_truncation or config.crf == "none":
+        return masks, scores
+    return truncate(masks, scores, alive, separate=config.crf == "separate")

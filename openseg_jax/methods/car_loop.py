@@ -1,10 +1,11 @@
 """The recurrence: propose, prompt, classify, drop texts, until none is dropped.
 
-One `step` serves two loops that give equal results. `run_steps` is a host loop: alive texts are
-gathered into a few bucket sizes, each of which compiles once. `run_jitted` is one
-`lax.while_loop` over the whole vocabulary with an alive mask. In both, alive texts come first and
-everything that costs work a text (pullbacks, prompts, the classifier's tower) stops after the last
-alive one at run time (`car_proposals.chunked`), so dead texts are never paid for.
+One `step` serves two loops, whose results are equal up to rounding at a byte edge. `run_steps` is a
+host loop: alive texts are gathered into a few bucket sizes, each of which compiles once.
+`run_jitted` is one `lax.while_loop` over the whole vocabulary with an alive mask. In both, alive
+texts come first and everything that costs work a text (pullbacks, prompts, the classifier's tower)
+stops after the last alive one at run time (`car_proposals.chunked`), so dead texts are never paid
+for.
 
 Source: car.md §6.
 """
@@ -295,7 +296,7 @@ def run_steps(
         observe: called after each step with what happened; needs a step with `debug`.
 
     Returns:
-        The same as `run_jitted`, as NumPy arrays.
+        The same as `run_jitted`, up to rounding at a byte edge, as NumPy arrays.
     """
     alive = np.flatnonzero(np.asarray(text.valid))
     total = text.count
