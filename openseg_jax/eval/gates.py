@@ -140,14 +140,27 @@ def embed_images(
         unit-length rows.
     """
     pixels = np.stack([prepare(image, loaded.preprocess) for image in images])
-    encode = _encoder(loaded.config)
     params = jax.tree.map(jnp.asarray, loaded.params)
-    rows = []
-    for start in range(0, len(pixels), chunk):
-        part = pixels[start : start + chunk]
-        padded = np.concatenate([part, np.zeros((chunk - len(part), *part.shape[1:]), np.float32)])
-        rows.append(np.asarray(encode(params, padded))[: len(part)])
-    return np.concatenate(rows)
+    return in_chunks(functools.partial(_encoder(loaded.config), params), pixels, chunk)
+
+
+def in_chunks(run: Callable[[Any], Any], rows: Any, chunk: int) -> Any:
+    """Runs a compiled function on parts of one size, the last one padded with zeros.
+
+    Args:
+        run: from `chunk` rows to a tree of arrays of as many.
+        rows: any number but none.
+        chunk: how many at a time; one shape is compiled.
+
+    Returns:
+        the tree, as NumPy arrays of all rows.
+    """
+    parts = []
+    for start in range(0, len(rows), chunk):
+        part = rows[start : start + chunk]
+        pad = np.zeros((chunk - len(part), *part.shape[1:]), part.dtype)
+        parts.append(jax.device_get(run(np.concatenate([part, pad]))))
+    return jax.tree.map(lambda *x: np.concatenate(x)[: len(rows)], *parts)
 
 
 def prepare(image: UInt8[np.ndarray, "H W 3"], rule: Preprocess) -> Float[np.ndarray, "S S 3"]:

@@ -23,13 +23,17 @@ from scipy.special import softmax
 
 from openseg_jax.errors import expected
 from openseg_jax.eval.confusion import confusion_matrix, metrics
+from openseg_jax.eval.gates import in_chunks
 from openseg_jax.methods.clip_dense import Reader, load
 from openseg_jax.miniature.streams import Scene, scene
 from openseg_jax.miniature.world import CLASS_NAMES, THINGS
 from openseg_jax.models.last_block import LAST_BLOCKS
-from openseg_jax.types import Array, Float, Int, Params
+from openseg_jax.types import Array, Float, Int, Params, UInt8
 
-__all__ = ["RULES", "SCALES", "DenseScores", "Tuned", "cosine_maps", "labels", "measure", "tune"]
+__all__ = [
+    "RULES", "SCALES", "DenseScores", "Tuned", "cosine_maps", "dense_cosines", "labels", "measure",
+    "tune",
+]  # fmt: skip
 
 RULES = ("all", "stuff_texts", "threshold")
 SCALES = (10.0, 20.0, 40.0, 65.0, 100.0)
@@ -81,11 +85,18 @@ class DenseScores:
         }
 
 
-# A named edge. One program for all variants: what comes before the last block is computed once.
+# A named edge.
 @functools.partial(jax.jit, static_argnames="readers")
-def _cosines(
-    readers: tuple[Reader, ...], params: Params, image: Array, rows: Array
-) -> tuple[Array, ...]:
+def dense_cosines(
+    readers: tuple[Reader, ...],
+    params: Params,
+    rows: Float[Array, "C E"],
+    image: UInt8[Array, "B H W 3"],
+) -> tuple[Float[Array, "B C H W"], ...]:
+    """Compares each pixel with each text, for every reader.
+
+    One program for all of them: what comes before the last block is computed once.
+    """
     return tuple(reader.dense(params, image, rows) for reader in readers)
 
 
@@ -103,14 +114,10 @@ def cosine_maps(
     methods = [load(model, **{**settings, "variant": name}) for name in variants]
     text = methods[0].classes(CLASS_NAMES, ())
     readers = tuple(method.reader for method in methods)
-    images, parts = np.stack([s.image for s in scenes]), []
-    for begin in range(0, len(images), _CHUNK):
-        # The last part is filled up with its own last scene: one shape is compiled.
-        some = np.minimum(np.arange(begin, begin + _CHUNK), len(images) - 1)
-        found = _cosines(readers, methods[0].params, images[some], text.rows)
-        parts.append([np.asarray(x[: len(images) - begin, : len(CLASS_NAMES)]) for x in found])
-    every = (np.concatenate(maps) for maps in zip(*parts, strict=True))
-    return dict(zip(variants, every, strict=True))
+    run = functools.partial(dense_cosines, readers, methods[0].params, text.rows)
+    every = in_chunks(run, np.stack([s.image for s in scenes]), _CHUNK)
+    named = zip(variants, every, strict=True)
+    return {name: maps[:, : len(CLASS_NAMES)] for name, maps in named}
 
 
 def labels(

@@ -143,7 +143,8 @@ class Contest:
         frozen = load_clip(clip)
         self.name = loaded.provenance.get("name", "segclip")
         self.regions = RegionText(loaded)
-        self.rivals = {name: PatchText(frozen) for name in RIVALS}
+        # One that encodes; `tune` gives each name its own settings.
+        self.rivals = dict.fromkeys(RIVALS, PatchText(frozen))
         centers = self.regions.method.reader.model.config.centers
         self.kmeans = kmeans_groups(self.rivals["patch_text"], centers)
         self.tuned: Tuned | None = None
@@ -183,8 +184,10 @@ class Contest:
         images, truths = np.stack([s.image for s in scenes]), [things_only(s) for s in scenes]
         stuff, windows = self.tuned.stuff, self.tuned.windows
         scores = {"segclip": self.regions(images, stuff["segclip"], windows["segclip"])}
+        encoder = self.rivals["patch_text"]
+        cosines = {n: encoder.cosines(images, n) for n in {windows[name] for name in RIVALS}}
         for name, rival in self.rivals.items():
-            scores[name] = rival.heat(rival.cosines(images, windows[name]))
+            scores[name] = rival.heat(cosines[windows[name]])
         out = {
             name: [paint(row, self.tuned.threshold[name]) for row in found]
             for name, found in scores.items()

@@ -34,8 +34,8 @@ from scipy.cluster.vq import kmeans2
 from scipy.special import softmax
 
 from openseg_jax.eval.confusion import confusion_matrix, metrics
-from openseg_jax.eval.gates import prepare
-from openseg_jax.methods.clip_dense import Reader as DenseReader
+from openseg_jax.eval.gates import embed_images, in_chunks, prepare
+from openseg_jax.eval.miniature_clip_dense import dense_cosines
 from openseg_jax.methods.clip_dense import load as load_dense
 from openseg_jax.methods.segclip import Reader
 from openseg_jax.methods.segclip import load as load_method
@@ -112,6 +112,9 @@ class PatchText:
         self.loaded, self.temperature, self.top, self.stuff = loaded, temperature, top, False
         self.text = text_classifier(loaded, (*THINGS, *STUFF), templates())
         self._params = jax.tree.map(jnp.asarray, loaded.params)
+        self._dense = {
+            n: load_dense(loaded, variant="plain", **window_sizes(loaded, n)) for n in WINDOWS
+        }
 
     def tuned(self, temperature: float, top: int | None, stuff: bool) -> PatchText:
         """Returns the same with other settings."""
@@ -119,15 +122,12 @@ class PatchText:
         other.temperature, other.top, other.stuff = temperature, top, stuff
         return other
 
-    def tokens(
-        self, images: UInt8[np.ndarray, "B S S 3"]
-    ) -> tuple[Float[np.ndarray, "B E"], Float[np.ndarray, "B h w E"]]:
-        """Encodes pictures as a unit-length embedding and unit-length patch tokens."""
+    def tokens(self, images: UInt8[np.ndarray, "B S S 3"]) -> Float[np.ndarray, "B h w E"]:
+        """Encodes pictures as unit-length patch tokens."""
         rule, grid = self.loaded.preprocess, self.loaded.config.vision.grid
         pixels = np.stack([prepare(image, rule) for image in images])
-        encode = _tokens(self.loaded.config)
-        whole, tokens = in_chunks(lambda x: encode(self._params, x), pixels)
-        return whole, tokens.reshape(len(images), grid, grid, -1)
+        run = functools.partial(_tokens(self.loaded.config), self._params)
+        return in_chunks(run, pixels, CHUNK).reshape(len(images), grid, grid, -1)
 
     def cosines(
         self, images: UInt8[np.ndarray, "B S S 3"], windows: float
@@ -137,10 +137,11 @@ class PatchText:
         Args:
             images: of one size. windows: one of `WINDOWS`.
         """
-        whole, _ = self.tokens(images)
-        dense = load_dense(self.loaded, variant="plain", **window_sizes(self.loaded, windows))
-        run = functools.partial(_cosines, dense.reader, dense.params, rows=jnp.asarray(self.text))
-        return whole @ self.text.T, in_chunks(run, images).transpose(0, 2, 3, 1)
+        whole = embed_images(self.loaded, list(images), chunk=CHUNK)
+        dense = self._dense[windows]
+        run = functools.partial(dense_cosines, (dense.reader,), dense.params, self.text)
+        (maps,) = in_chunks(run, images, CHUNK)
+        return whole @ self.text.T, maps.transpose(0, 2, 3, 1)
 
     def heat(
         self, cosines: tuple[Float[np.ndarray, "B C"], Float[np.ndarray, "B S S C"]]
@@ -164,24 +165,14 @@ def window_sizes(loaded: LoadedClip, windows: float) -> dict[str, Any]:
     return {"crop": crop, "stride": stride, "short_side": int(crop * windows)}
 
 
-# A named edge, as the ones below.
-@functools.partial(jax.jit, static_argnames="reader")
-def _cosines(
-    reader: DenseReader, params: Params, images: UInt8[Array, "B S S 3"], rows: Float[Array, "C E"]
-) -> Array:
-    return reader.dense(params, images, rows)
-
-
-# Jitted once for each architecture.
+# A named edge, as the one below: jitted once for each architecture.
 @functools.lru_cache(maxsize=2)
-def _tokens(config: CLIPConfig) -> Callable[..., tuple[Array, Array]]:
+def _tokens(config: CLIPConfig) -> Callable[..., Array]:
     clip = CLIP(config)
 
-    def encode(params: Params, pixels: Float[Array, "B S S 3"]) -> tuple[Array, Array]:
-        bound = {"params": params}
-        whole: Any = clip.apply(bound, pixels, method=CLIP.encode_image)
-        patches: Any = clip.apply(bound, pixels, method=CLIP.encode_patches)
-        return normalize(whole), normalize(patches)
+    def encode(params: Params, pixels: Float[Array, "B S S 3"]) -> Array:
+        patches: Any = clip.apply({"params": params}, pixels, method=CLIP.encode_patches)
+        return normalize(patches)
 
     return jax.jit(encode)
 
@@ -204,13 +195,13 @@ class RegionText:
         self, images: UInt8[np.ndarray, "B S S 3"], stuff: bool, windows: float
     ) -> Float[np.ndarray, "B S S C"]:
         method, text = self.methods[windows], self.texts[stuff]
-        dense = in_chunks(lambda x: method.dense(method.params, x, text), images)
+        dense = in_chunks(lambda x: method.dense(method.params, x, text), images, CHUNK)
         return dense[:, 1:].transpose(0, 2, 3, 1)
 
     def groups(self, images: UInt8[np.ndarray, "B S S 3"]) -> Int[np.ndarray, "B S S"]:
         """Returns each pixel's region: of a square picture, which is one window."""
         reader, size = self.method.reader, images.shape[1]
-        soft = in_chunks(lambda x: _soft(reader, self.method.params, x), images)
+        soft = in_chunks(lambda x: _soft(reader, self.method.params, x), images, CHUNK)
         grid = int(soft.shape[-1] ** 0.5)
         maps = soft.reshape(*soft.shape[:2], grid, grid).transpose(0, 2, 3, 1)
         return enlarge(maps, size).argmax(axis=-1)
@@ -233,9 +224,8 @@ def kmeans_groups(rival: PatchText, count: int) -> Grouper:
     """
 
     def group(images: UInt8[np.ndarray, "B S S 3"]) -> Int[np.ndarray, "B S S"]:
-        _, tokens = rival.tokens(images)
         out = []
-        for rows in tokens:
+        for rows in rival.tokens(images):
             flat = rows.reshape(-1, rows.shape[-1]).astype(np.float64)
             start = far_apart(flat, count)
             # A group may end up empty; scipy would warn of it.
@@ -267,19 +257,6 @@ def oracle_labels(
     counts = np.zeros((int(groups.max()) + 1, CLASSES), np.int64)
     np.add.at(counts, (groups.ravel(), truth.ravel()), 1)
     return counts.argmax(axis=1)[groups]
-
-
-def in_chunks(run: Callable[[Any], Any], images: Any) -> Any:
-    """Runs a compiled function on parts of one size, the last one padded."""
-    parts = []
-    for start in range(0, len(images), CHUNK):
-        part = images[start : start + CHUNK]
-        count = len(part)
-        pad = np.zeros((CHUNK - count, *part.shape[1:]), part.dtype)
-        out = jax.device_get(run(np.concatenate([part, pad])))
-        parts.append([np.asarray(x)[:count] for x in jax.tree.leaves(out)])
-    whole = [np.concatenate(xs) for xs in zip(*parts, strict=True)]
-    return whole[0] if len(whole) == 1 else tuple(whole)
 
 
 def enlarge(maps: Float[np.ndarray, "B h w C"], size: int) -> Float[np.ndarray, "B S S C"]:
