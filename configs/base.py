@@ -21,7 +21,7 @@ def get_config(arg: str = "") -> ConfigDict:
     c.seed = 0  # of parameters, order of the data and everything random
     c.steps = 1000  # updates in all
     c.batch_size = 128  # examples of an update, over all devices and processes
-    c.accumulate = 1  # parts that a batch is cut into; contrastive losses lose negatives
+    c.accumulate = 1  # parts that a batch is cut into; the gradients stay the whole batch's
     c.dtype = "float32"  # of the computation: float32 or bfloat16; parameters are float32
     c.scan = True  # compile one transformer block and loop; False unrolls (faster on CPUs)
     c.remat = False  # recompute blocks in the backward pass to save memory
@@ -31,7 +31,7 @@ def get_config(arg: str = "") -> ConfigDict:
     c.keep = 2  # checkpoints kept
 
     c.mesh = ConfigDict()
-    c.mesh.data = -1  # copies of the model; -1 takes the devices that are left
+    c.mesh.data = -1  # copies of the model; -1, for one of the three, takes what is left
     c.mesh.fsdp = 1  # devices that share the parameters of one copy
     c.mesh.tensor = 1  # devices that share matrix products
     c.sharding = ()  # (name regex, placement) rules; () takes train/sharding.py's
@@ -44,6 +44,7 @@ def get_config(arg: str = "") -> ConfigDict:
     c.task.name = "clip"  # key of train/setup.py TASKS
     c.task.loss = "softmax"  # or "sigmoid"
     c.task.patch_mean_weight = 0.0  # the same loss on the mean of the patch tokens
+    c.task.loss_block = -1  # rows of a tile of image-text pairs; 0: all pairs at once; -1 chooses
     c.task.trainable = ((".*", True),)  # (name regex, bool); each parameter must match
 
     c.task.segclip = ConfigDict()  # what SegCLIP adds to the CLIP; see models/segclip.py

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
-from openseg_jax.types import Array, Float, Key, Params
+from openseg_jax.types import Array, Float, Key, Params, UInt8
 
 Batch = Mapping[str, Array]
 # (sum, count) of each quantity, so that means over devices and steps are exact.
@@ -43,4 +43,47 @@ class Task(Protocol):
 
     def constrain(self, params: Params) -> Params:
         """Returns parameters put back into their domain after an update (often unchanged)."""
+        ...
+
+
+@runtime_checkable
+class Watched(Protocol):
+    """A task that can show what it does with a few rows of a batch; see `watch.images_every`.
+
+    Both functions are pure and jittable, and take what `Task.loss` takes.
+    """
+
+    def pictures(
+        self, params: Params, frozen: Params, batch: Batch, *, key: Key
+    ) -> dict[str, UInt8[Array, "n H W 3"]]:
+        """Draws what the model makes of the rows."""
+        ...
+
+    def histograms(
+        self, params: Params, frozen: Params, batch: Batch, *, key: Key
+    ) -> dict[str, Array]:
+        """Collects numbers whose spread says something; not-a-number stands for none."""
+        ...
+
+
+@runtime_checkable
+class TwoStage(Protocol):
+    """A task whose loss compares examples, and reads each of them through an embedding alone.
+
+    Such a task can be trained in parts that keep all negatives, see `train.cached`. Its loss is
+    `contrast(params, encode(params, frozen, batch, key=key), batch)`.
+    """
+
+    def encode(self, params: Params, frozen: Params, batch: Batch, *, key: Key) -> Any:
+        """Embeds each example by itself.
+
+        Returns:
+            A pytree of float arrays with one row an example, in the batch's order.
+        """
+        ...
+
+    def contrast(
+        self, params: Params, embeddings: Any, batch: Batch
+    ) -> tuple[Float[Array, ""], Metrics]:
+        """Computes the loss and what to report; `params` gives the temperature and the like."""
         ...

@@ -8,11 +8,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
-from openseg_jax.errors import unknown_name
+from openseg_jax.errors import expected, unknown_name
 from openseg_jax.models.clip import CLIP, init_params, normalize
 from openseg_jax.models.variants import Preprocess
 from openseg_jax.ops.losses import same_caption, sigmoid_contrastive, softmax_contrastive
+from openseg_jax.ops.ring import Ring
+from openseg_jax.ops.ring_sigmoid import ring_sigmoid
+from openseg_jax.ops.ring_softmax import ring_softmax
 from openseg_jax.tasks.base import Batch, Metrics, Rules
 from openseg_jax.types import Array, Float, Int, Key, Params, UInt8
 
@@ -23,15 +27,13 @@ MAX_LOGIT_SCALE = float(np.log(100.0))
 
 def _towers(
     clip: CLIP, image: Float[Array, "B H W 3"], ids: Int[Array, "B T"]
-) -> tuple[Array, Array, Array, Array, Array]:
-    """Encodes a batch: class embedding, mean-patch embedding, text, scale and bias."""
+) -> tuple[Array, Array, Array]:
+    """Embeds a batch: class token, mean of the patch tokens, text; all of unit length."""
     visual = clip.visual
     tokens = visual.run(visual.embed(image))
     whole = normalize(visual.project(visual.pool(tokens)))
     patches = visual.post(tokens[:, visual.prefix :]).mean(axis=1)
-    scale, bias = clip.scale_bias()
-    text = normalize(clip.encode_text(ids))
-    return whole, normalize(visual.project(patches)), text, scale, bias
+    return whole, normalize(visual.project(patches)), normalize(clip.encode_text(ids))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +52,10 @@ class ClipTask:
             OpenAI's CLIP never trained it: in large models it works by grace of their residual
             stream, in a tiny one it has to be taught.
         trainable: see `Task`.
+        loss_block: rows of a tile of image-text pairs, for batches whose pairs do not fit at once
+            (see `ops.ring_softmax`); 0 makes one array of all pairs.
+        mesh: the devices that tiles travel around; None for one device. Not used without tiles.
+        axes: names of its axes that the rows of a batch lie on.
         start: nested parameters to tune further; None draws fresh ones.
     """
 
@@ -58,11 +64,16 @@ class ClipTask:
     loss_name: str = "softmax"
     patch_mean_weight: float = 0.0
     trainable: Rules = ((".*", True),)
+    loss_block: int = 0
+    mesh: Mesh | None = None
+    axes: tuple[str, ...] = ()
     start: Params | None = dataclasses.field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.loss_name not in LOSSES:
             unknown_name(self.loss_name, LOSSES, "contrastive loss")
+        if self.loss_block < 0:
+            raise expected("loss_block", "0 or more rows", str(self.loss_block), "try 1024")
 
     def init(self, key: Key, batch: Batch) -> tuple[Params, Params]:
         """Returns `start`, or draws fresh parameters; nothing is frozen."""
@@ -81,32 +92,61 @@ class ClipTask:
         self, params: Params, frozen: Params, batch: Batch, *, key: Key
     ) -> tuple[Float[Array, ""], Metrics]:
         """Computes the contrastive loss, its accuracy and the temperature."""
+        return self.contrast(params, self.encode(params, frozen, batch, key=key), batch)
+
+    def encode(
+        self, params: Params, frozen: Params, batch: Batch, *, key: Key
+    ) -> dict[str, Float[Array, "B E"]]:
+        """Embeds pictures and captions at unit length: `image`, `text` and, where paid, `patches`.
+
+        See `TwoStage`.
+        """
         del frozen, key
         out: Any = self.clip.apply(
             {"params": params}, self.pixels(batch["image"]), batch["ids"], method=_towers
         )
-        image, patches, text, scale, bias = out
-        positive = same_caption(batch["caption"])
+        image, patches, text = out
+        found = {"image": image, "text": text}
+        return {**found, "patches": patches} if self.patch_mean_weight else found
 
-        def contrast(image: Array) -> Array:
-            if self.loss_name == "sigmoid":
-                return sigmoid_contrastive(image, text, scale, bias, positive)
-            return softmax_contrastive(image, text, scale, positive)
-
-        total = class_loss = contrast(image)
-        count = jnp.float32(image.shape[0])
-        best = jnp.argmax(image @ text.T, axis=1)
-        hits = jnp.take_along_axis(positive, best[:, None], axis=1).sum()
-        metrics = {
-            "contrastive": (class_loss * count, count),
-            "retrieval": (hits.astype(jnp.float32), count),
+    def contrast(
+        self, params: Params, embeddings: dict[str, Float[Array, "B E"]], batch: Batch
+    ) -> tuple[Float[Array, ""], Metrics]:
+        """Computes the loss and its metrics from embeddings; see `TwoStage`."""
+        caption: Any = batch["caption"]
+        scalars: Any = self.clip.apply({"params": params}, method=CLIP.scale_bias)
+        scale, bias = scalars
+        total, hits = self._pairs(embeddings["image"], embeddings["text"], scale, bias, caption)
+        count = jnp.float32(caption.shape[0])
+        metrics: Metrics = {
+            "contrastive": (total * count, count),
+            "retrieval": (hits, count),
             "logit_scale": (scale, jnp.float32(1.0)),
         }
         if self.patch_mean_weight:
-            patch_loss = contrast(patches)
+            patches, text = embeddings["patches"], embeddings["text"]
+            patch_loss, _ = self._pairs(patches, text, scale, bias, caption)
             total = total + self.patch_mean_weight * patch_loss
             metrics["patch_mean"] = (patch_loss * count, count)
         return total, metrics
+
+    def _pairs(
+        self, image: Any, text: Any, scale: Any, bias: Any, caption: Any
+    ) -> tuple[Array, Array]:
+        """Computes the loss over all pairs, and how many images find a text of theirs first."""
+        if self.loss_block:
+            ring = Ring(self.mesh, self.axes, self.loss_block)
+            if self.loss_name == "sigmoid":
+                return ring_sigmoid(image, text, scale, bias, caption, ring)
+            return ring_softmax(image, text, scale, caption, ring)
+        positive = same_caption(caption)
+        if self.loss_name == "sigmoid":
+            loss = sigmoid_contrastive(image, text, scale, bias, positive)
+        else:
+            loss = softmax_contrastive(image, text, scale, positive)
+        best = jnp.argmax(image @ text.T, axis=1)
+        hits = jnp.take_along_axis(positive, best[:, None], axis=1).sum()
+        return loss, hits.astype(jnp.float32)
 
     def constrain(self, params: Params) -> Params:
         """Keeps the logit scale at 100 or less."""

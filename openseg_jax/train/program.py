@@ -117,9 +117,13 @@ def make_program(config: Config, task: Task, mesh: Mesh, params: Params) -> Prog
     shapes = jax.eval_shape(lambda p: init_state(p, tx, trained, average=average > 0), params)
     placed = state_sharding(shapes, config.sharding or TRANSFORMER_RULES, mesh)
     everywhere = NamedSharding(mesh, PartitionSpec())
+    rows = batch_sharding(mesh)
+    update = make_train_step(
+        task, tx, trained, accumulate=config.accumulate, average=average, placed=rows
+    )
     step = jax.jit(
-        make_train_step(task, tx, trained, accumulate=config.accumulate, average=average),
-        in_shardings=(placed, everywhere, batch_sharding(mesh), everywhere),
+        update,
+        in_shardings=(placed, everywhere, rows, everywhere),
         out_shardings=(placed, everywhere),
         donate_argnums=0,
     )

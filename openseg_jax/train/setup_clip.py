@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from absl import logging
 from jax.sharding import Mesh
 
+from openseg_jax.errors import expected
 from openseg_jax.inputs.image_text import ImageText
 from openseg_jax.inputs.pipeline import Example, Source
 from openseg_jax.miniature import captions, streams
@@ -22,11 +25,15 @@ from openseg_jax.tasks.clip import ClipTask
 from openseg_jax.text.tokenizer import Tokenizer, openai_tokenizer, word_tokenizer
 from openseg_jax.train.pair_inputs import open_pairs, pair_source, saw_of, short_rows
 from openseg_jax.train.setup import DTYPES
+from openseg_jax.train.sharding import BATCH_AXES
 from openseg_jax.train.state import Config
 from openseg_jax.train.zero_shot import Evaluator, make_evaluator
 from openseg_jax.types import Array, Params, UInt8
 from openseg_jax.weights.folder import save_folder
 from openseg_jax.weights.load import load_clip
+
+TILE = 1024
+PLAIN_ROWS = 4096
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +99,35 @@ def miniature_source(
     return ImageText(example, rows.encode, config.input.examples, extras)
 
 
+def choose_loss_block(config: Config, mesh: Mesh | None) -> int:
+    """Returns the rows of a tile of image-text pairs; 0 for one array of all pairs.
+
+    `task.loss_block` = -1 takes tiles where the batch lies on several devices, which would
+    otherwise gather each other's rows, or where it has more than 4096 rows: there all pairs take
+    64 MiB, and the loss several times that.
+
+    Raises:
+        UserError: for another negative number.
+    """
+    asked = config.task.loss_block
+    if asked < -1:
+        raise expected("task.loss_block", "rows, 0 or -1", str(asked), "-1 chooses")
+    devices = 1 if mesh is None else math.prod(mesh.shape[a] for a in BATCH_AXES)
+    block = asked
+    if asked == -1:
+        block = TILE if devices > 1 or config.batch_size > PLAIN_ROWS else 0
+    if block:
+        rows = -(-config.batch_size // devices)
+        logging.info(
+            "contrastive loss in tiles of %d² pairs, around %d devices",
+            min(block, rows),
+            devices,
+        )
+    else:
+        logging.info("contrastive loss with one array of %d² pairs", config.batch_size)
+    return block
+
+
 def build(config: Config, mesh: Mesh | None = None) -> ClipSetup:
     """Builds a CLIP experiment: fresh towers, or those of `config.init` to be tuned further.
 
@@ -99,7 +135,6 @@ def build(config: Config, mesh: Mesh | None = None) -> ClipSetup:
         UserError: for an unknown input or loss, data that is not there, or weights that do not
             load.
     """
-    del mesh  # jit alone places what this task exchanges
     # Data first: nobody wants to load weights to learn that a path is wrong.
     pairs = open_pairs(config, ("miniature",))
     start = load_clip(config.init) if config.init else None
@@ -133,6 +168,9 @@ def build(config: Config, mesh: Mesh | None = None) -> ClipSetup:
         loss_name=config.task.loss,
         patch_mean_weight=config.task.patch_mean_weight,
         trainable=config.task.trainable,
+        loss_block=choose_loss_block(config, mesh),
+        mesh=mesh,
+        axes=() if mesh is None else BATCH_AXES,
         start=None if start is None else start.params,
     )
     return ClipSetup(task, source, saw_of(config), model, preprocess, tokenizer, labels)

@@ -9,10 +9,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import NamedSharding
 
-from openseg_jax.errors import UserError
-from openseg_jax.tasks.base import Batch, Metrics, Task
+from openseg_jax.tasks.base import Batch, Metrics, Task, TwoStage
 from openseg_jax.train.average import follow, start_average
+from openseg_jax.train.cached import cached_grads, cut_batch
 from openseg_jax.train.state import TrainState, flat_names, nested, split_params
 from openseg_jax.types import Array, Key, Params
 
@@ -32,23 +33,6 @@ def init_state(
     return TrainState(jnp.zeros((), jnp.int32), params, tx.init(learning), mean)
 
 
-def _microbatches(batch: Batch, parts: int) -> Batch:
-    """Cuts a batch into `parts` along a new leading axis.
-
-    Part a takes rows a, a + parts, …: each device then keeps the rows it already holds.
-    """
-
-    def cut(x: Array) -> Array:
-        if x.shape[0] % parts:
-            raise UserError(
-                f"accumulate: expected a divisor of the batch of {x.shape[0]}, got {parts}; "
-                "change one of them"
-            )
-        return x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1)
-
-    return jax.tree.map(cut, batch)
-
-
 def make_train_step(
     task: Task,
     tx: optax.GradientTransformation,
@@ -56,6 +40,7 @@ def make_train_step(
     *,
     accumulate: int = 1,
     average: float = 0.0,
+    placed: NamedSharding | None = None,
 ) -> TrainStep:
     """Builds the update function.
 
@@ -68,10 +53,12 @@ def make_train_step(
         task: brings loss and constraint.
         tx: optimiser over the flat dict of trained parameters.
         trained: names of these.
-        accumulate: parts that a batch is cut into, for losses that do not fit at once. Their
-            gradients are averaged: the same as the whole batch's where the loss is a mean over
-            examples, but not for contrastive losses, whose negatives are then fewer.
+        accumulate: parts that a batch is cut into, where it does not fit at once. The gradients
+            are those of the whole batch: for a `TwoStage` task all negatives are kept (see
+            `train.cached`), for others the parts' gradients are averaged, which is the same
+            where the loss is a mean over examples.
         average: decay of the moving average, where the state keeps one; see `train.average`.
+        placed: where the rows of a batch lie; None leaves those of parts to the compiler.
 
     Returns:
         (state, frozen, batch, key) -> (state, metrics). Pure; the caller jits it.
@@ -92,8 +79,14 @@ def make_train_step(
         key = jax.random.fold_in(key, state.step)
         if accumulate == 1:
             grads, metrics = grads_of(learning, fixed, frozen, batch, key)
+        elif isinstance(task, TwoStage):
+            keys = jax.random.split(key, accumulate)
+            grads, value, metrics = cached_grads(
+                task, lambda p: nested({**p, **fixed}), learning, frozen, batch, keys, placed
+            )
+            metrics = {"loss": (value.astype(jnp.float32), jnp.ones((), jnp.float32)), **metrics}
         else:
-            parts = _microbatches(batch, accumulate)
+            parts = cut_batch(batch, accumulate, placed)
             keys = jax.random.split(key, accumulate)
             first = jax.tree.map(lambda x: x[0], parts)
             shapes = jax.eval_shape(grads_of, learning, fixed, frozen, first, keys[0])
