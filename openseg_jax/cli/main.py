@@ -31,6 +31,7 @@ VERBS = {
     "data": ("openseg_jax.cli.data", "prepare, verify and list data sets"),
     "train": ("openseg_jax.cli.train", "train from a config file"),
     "convert": ("openseg_jax.cli.convert", "turn downloaded weights into our folder format"),
+    "interpolate": ("openseg_jax.cli.interpolate", "mix weights from before and after tuning"),
     "models": ("openseg_jax.cli.models", "list known models with source and licence"),
     "claim": ("openseg_jax.cli.claim", "try a paper's claim on the miniature world"),
     "summary": ("openseg_jax.cli.summary", "tell what a training did, or has done so far"),

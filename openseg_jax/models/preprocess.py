@@ -1,13 +1,14 @@
-"""Whole pictures as a tower expects them, by the rule that travels with its weights."""
+"""Pictures as a tower expects them, by the rule that travels with its weights."""
 
 from __future__ import annotations
 
+import jax.numpy as jnp
 import numpy as np
 
 from openseg_jax.models.variants import Preprocess
 from openseg_jax.ops import resize
 from openseg_jax.ops.resize_uint8 import resize_on_host
-from openseg_jax.types import UInt8
+from openseg_jax.types import Array, Float, UInt8
 
 
 def fit_image(image: UInt8[np.ndarray, "H W 3"], rule: Preprocess) -> UInt8[np.ndarray, "S S 3"]:
@@ -35,3 +36,9 @@ def fit_image(image: UInt8[np.ndarray, "H W 3"], rule: Preprocess) -> UInt8[np.n
     ]
     grey = np.einsum("Hh,hwd,Ww->HWd", kernels[0], image, kernels[1], optimize=True)
     return np.clip(np.round(grey), 0, 255).astype(np.uint8)
+
+
+def scale_pixels(image: UInt8[Array, "*B H W 3"], rule: Preprocess) -> Float[Array, "*B H W 3"]:
+    """Scales grey levels to what the image tower expects, float32."""
+    mean, std = (np.array(v, np.float32) for v in (rule.mean, rule.std))
+    return (image.astype(jnp.float32) - 255.0 * mean) * (1.0 / (255.0 * std))

@@ -23,15 +23,17 @@ from openseg_jax.errors import UserError, expected
 from openseg_jax.inputs.class_folder import ClassFolder
 from openseg_jax.miniature.streams import crop, scene
 from openseg_jax.miniature.world import THINGS
-from openseg_jax.models.preprocess import fit_image
+from openseg_jax.models.clip import CLIP, normalize
+from openseg_jax.models.preprocess import fit_image, scale_pixels
 from openseg_jax.models.variants import CLIPConfig, Preprocess
 from openseg_jax.text.classifier import encode_names
 from openseg_jax.text.prompts import templates
 from openseg_jax.text.tokenizer import Tokenizer
 from openseg_jax.train.average import averaged_params
-from openseg_jax.train.sharding import put_batch, put_whole, rows_here, to_host
+from openseg_jax.train.sharding import make_mesh, put_batch, put_whole, rows_here, to_host
 from openseg_jax.train.state import Config, TrainState
 from openseg_jax.types import Array, Bool, Float, Int, Params, UInt8
+from openseg_jax.weights.loaded import LoadedClip
 
 Evaluator = Callable[[Params], dict[str, float]]
 # (parameters, UInt8[B S S 3]) -> unit-length embeddings, float32[B E]
@@ -268,6 +270,26 @@ def make_evaluator(
     return ZeroShot(
         pictures, chosen, embed, clip, preprocess, tokenizer, mesh, config.input.threads
     )
+
+
+def clip_evaluator(
+    loaded: LoadedClip, path: str, *, labels: str = "", templates: str = "", limit: int = 0
+) -> Evaluator:
+    """Builds the evaluation of weights like `loaded` on one device; arguments as in the config.
+
+    Raises:
+        UserError: for pictures, names or templates that are not there.
+    """
+    clip = loaded.model()
+
+    def embed(params: Params, image: Array) -> Array:
+        pixels = scale_pixels(image, loaded.preprocess)
+        return normalize(clip.apply({"params": params}, pixels, method=CLIP.encode_image))
+
+    return ZeroShot(
+        open_pictures(path, labels, limit), choose_templates(templates, path), embed,
+        loaded.config, loaded.preprocess, loaded.tokenizer, make_mesh(devices=jax.devices()[:1]),
+    )  # fmt: skip
 
 
 def evaluate_state(evaluate: Evaluator, state: TrainState) -> dict[str, float]:
