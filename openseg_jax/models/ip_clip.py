@@ -27,6 +27,7 @@ from openseg_jax.types import Array, Bool, Float, Params
 __all__ = [
     "POSITIONS",
     "START",
+    "attention_to_masks",
     "default_size",
     "default_start",
     "ip_encode",
@@ -123,6 +124,34 @@ def masked_blocks(
     return loop_blocks(
         body, visual.blocks, x, start=start, stop=stop, scan=visual.scan, remat=visual.remat
     )
+
+
+def attention_to_masks(
+    visual: VisionTransformer,
+    tokens: Float[Array, "B 1+L D"],
+    token_masks: Bool[Array, "B N L"],
+    *,
+    start: int,
+) -> Float[Array, "B N A"]:
+    """Computes how much of its attention a mask's class token gives the mask in block `start`.
+
+    The rest goes to the class token itself: 0 for an empty mask.
+
+    Args:
+        visual, tokens, token_masks, start: see `masked_tail`.
+    """
+    _check(visual, start)
+    block, params = visual.block(), visual.block_params(start)
+    q, k, _ = _project(block, params, tokens)
+    q, own, patches = (x.astype(jnp.float32) for x in (q[:, 0], k[:, 0], k[:, 1:]))
+    scale = q.shape[-1] ** -0.5
+    alone = (q * own).sum(-1)[:, None] * scale
+    logits = jnp.einsum("bad,blad->bla", q, patches)[:, None] * scale
+    # Both sums are taken relative to the greatest logit, so that neither overflows.
+    inside = jnp.where(token_masks[..., None], logits, -jnp.inf)
+    top = jnp.maximum(inside.max(axis=2), alone)
+    seen = jnp.exp(inside - top[:, :, None]).sum(axis=2)
+    return seen / (seen + jnp.exp(alone - top))
 
 
 def masked_tail(

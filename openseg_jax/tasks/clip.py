@@ -18,6 +18,7 @@ from openseg_jax.ops.ring import Ring
 from openseg_jax.ops.ring_sigmoid import ring_sigmoid
 from openseg_jax.ops.ring_softmax import ring_softmax
 from openseg_jax.tasks.base import Batch, Metrics, Rules
+from openseg_jax.tasks.pictures import heat
 from openseg_jax.types import Array, Float, Int, Key, Params, UInt8
 
 LOSSES = ("softmax", "sigmoid")
@@ -147,6 +148,27 @@ class ClipTask:
         best = jnp.argmax(image @ text.T, axis=1)
         hits = jnp.take_along_axis(positive, best[:, None], axis=1).sum()
         return loss, hits.astype(jnp.float32)
+
+    def pictures(
+        self, params: Params, frozen: Params, batch: Batch, *, key: Key
+    ) -> dict[str, UInt8[Array, "n H W 3"]]:
+        """Draws the cosines of images (down) and captions (across)."""
+        return {"similarity": heat(self._cosines(params, frozen, batch, key))[None]}
+
+    def histograms(
+        self, params: Params, frozen: Params, batch: Batch, *, key: Key
+    ) -> dict[str, Array]:
+        """Collects cosines of images with captions: of matching pairs, and of others."""
+        cosines = self._cosines(params, frozen, batch, key)
+        positive: Any = same_caption(batch["caption"])
+        return {
+            "cosines/matching": jnp.where(positive, cosines, jnp.nan),
+            "cosines/other": jnp.where(positive, jnp.nan, cosines),
+        }
+
+    def _cosines(self, params: Params, frozen: Params, batch: Batch, key: Key) -> Array:
+        found: Any = self.encode(params, frozen, batch, key=key)
+        return found["image"] @ found["text"].T
 
     def constrain(self, params: Params) -> Params:
         """Keeps the logit scale at 100 or less."""

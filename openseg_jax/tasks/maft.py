@@ -18,13 +18,19 @@ import numpy as np
 
 from openseg_jax.errors import expected
 from openseg_jax.models.clip import normalize
-from openseg_jax.models.ip_clip import masked_tail, plain_tail, split_trunk
+from openseg_jax.models.ip_clip import (
+    attention_to_masks,
+    masked_tail,
+    plain_tail,
+    split_trunk,
+)
 from openseg_jax.models.variants import Preprocess
 from openseg_jax.models.vit import VisionTransformer
 from openseg_jax.ops.mask_losses import masked_mean, min_max_rows, segment_iou, smooth_l1
 from openseg_jax.ops.resize import resize
 from openseg_jax.ops.token_masks import token_masks
 from openseg_jax.tasks.base import Batch, Metrics, Rules
+from openseg_jax.tasks.pictures import painted
 from openseg_jax.types import Array, Bool, Float, Key, Params, UInt8
 
 __all__ = ["TRAINABLE", "MaftTask", "Propose", "probabilities", "upsampled"]
@@ -144,17 +150,8 @@ class MaftTask:
             proposals; `iou` and `target` Float[B K M]; `valid` Bool[B M] of the proposals.
         """
         data: dict[str, Any] = dict(batch)
-        proposals: Any
-        valid: Any
-        if self.propose is None:
-            proposals, valid = data["proposals"], data["proposals_valid"]
-        else:
-            proposals, valid = self.propose(frozen["generator"], data["image"], key)
-        proposals = jax.lax.stop_gradient(proposals.astype(jnp.float32))
-        image: Any = self.pixels(data["image"])
-        patch = self.visual.config.patch_size
-        grid = (image.shape[1] // patch, image.shape[2] // patch)
-        inside = token_masks(proposals, grid) & valid[..., None]
+        proposals, valid = self._proposals(frozen, data, key)
+        image, inside = self._masked(data, proposals, valid)
         masked, whole = self._apply(params["visual"], _student, image, inside, self.start)
         taught = self._apply(frozen["teacher"], _teacher, image, self.start)
         text = frozen["text"]
@@ -167,6 +164,22 @@ class MaftTask:
             "target": min_max_rows(iou, valid[:, None]),
             "valid": valid,
         }
+
+    def _proposals(self, frozen: Params, data: dict[str, Any], key: Key) -> tuple[Any, Any]:
+        proposals: Any
+        valid: Any
+        if self.propose is None:
+            proposals, valid = data["proposals"], data["proposals_valid"]
+        else:
+            proposals, valid = self.propose(frozen["generator"], data["image"], key)
+        return jax.lax.stop_gradient(proposals.astype(jnp.float32)), valid
+
+    def _masked(self, data: dict[str, Any], proposals: Any, valid: Any) -> tuple[Any, Any]:
+        """Returns the pixels, and which patches lie in each proposal."""
+        image: Any = self.pixels(data["image"])
+        patch = self.visual.config.patch_size
+        grid = (image.shape[1] // patch, image.shape[2] // patch)
+        return image, token_masks(proposals, grid) & valid[..., None]
 
     def _apply(self, params: Params, method: Callable[..., Any], *args: Any) -> Any:
         return self.visual.apply({"params": params}, *args, method=method)
@@ -195,6 +208,51 @@ class MaftTask:
             "segments": (data["segment_valid"].sum(dtype=jnp.float32), jnp.float32(len(away))),
         }
         return aware + self.distillation * distilled, metrics
+
+    def pictures(
+        self, params: Params, frozen: Params, batch: Batch, *, key: Key
+    ) -> dict[str, UInt8[Array, "n H W 3"]]:
+        """Paints each labelled segment, and the proposal that overlaps it most."""
+        del params
+        data: dict[str, Any] = dict(batch)
+        proposals, valid = self._proposals(frozen, data, key)
+        segments, exists = data["segments"], data["segment_valid"]
+        iou = jnp.where(valid[:, None], segment_iou(segments, proposals), -1.0)
+        best = jnp.take_along_axis(proposals, iou.argmax(-1)[..., None, None], axis=1) > 0.5
+        number = jnp.where(exists, jnp.arange(1, exists.shape[1] + 1), 0)[..., None, None]
+        found = exists & (iou.max(-1) > 0)
+        return {
+            f"masks/{name}": painted(data["image"], (number * masks).max(axis=1), exists.shape[1])
+            for name, masks in (
+                ("segments", segments),
+                ("best_proposals", best & found[..., None, None]),
+            )
+        }
+
+    def histograms(
+        self, params: Params, frozen: Params, batch: Batch, *, key: Key
+    ) -> dict[str, Array]:
+        """Collects how good the proposals are, and how much class tokens look at their masks.
+
+        Returns:
+            `masks/best_iou`: of each segment; `masks/attention`: of each mask and head, the share
+            of its class token's attention that the mask gets in the first masked block (the rest
+            goes to the class token itself).
+        """
+        data: dict[str, Any] = dict(batch)
+        proposals, valid = self._proposals(frozen, data, key)
+        image, inside = self._masked(data, proposals, valid)
+        iou = jnp.where(valid[:, None], segment_iou(data["segments"], proposals), -1.0).max(-1)
+
+        def look(visual: VisionTransformer, image: Array, inside: Array, start: int) -> Array:
+            tokens = split_trunk(visual, image, start=start)
+            return attention_to_masks(visual, tokens, inside, start=start)
+
+        seen = self._apply(params["visual"], look, image, inside, self.start)
+        return {
+            "masks/best_iou": jnp.where(data["segment_valid"], iou, jnp.nan),
+            "masks/attention": jnp.where(valid[..., None], seen, jnp.nan),
+        }
 
     def constrain(self, params: Params) -> Params:
         """Changes nothing."""

@@ -12,7 +12,7 @@ from absl import logging
 
 from openseg_jax.errors import expected
 from openseg_jax.models.clip import normalize
-from openseg_jax.models.grouping import gumbel
+from openseg_jax.models.grouping import Grouping, gumbel
 from openseg_jax.models.grouping_start import start_from_tokens
 from openseg_jax.models.segclip import Encoded, Masked, SegCLIP, init_params
 from openseg_jax.models.variants import Preprocess
@@ -20,6 +20,7 @@ from openseg_jax.ops.losses import same_caption, softmax_contrastive
 from openseg_jax.ops.masked_patches import kept_patches, mask_patches, patchify
 from openseg_jax.ops.segclip_losses import masked_reconstruction, superpixel_kl
 from openseg_jax.tasks.base import Batch, Metrics, Rules
+from openseg_jax.tasks.pictures import painted
 from openseg_jax.types import Array, Float, Int, Key, Params, UInt8
 from openseg_jax.weights.segclip import start_from_clip
 
@@ -217,6 +218,43 @@ class SegClipTask:
             "logit_scale": (parts.scale, jnp.float32(1.0)),
         }
         return total, {**metrics, **seen}
+
+    def _grouping(self, params: Params, batch: Batch) -> Grouping:
+        def look(model: SegCLIP) -> Grouping:
+            return model.encode_image(self.pixels(batch["image"])).grouping
+
+        out: Any = self.model.apply({"params": params}, method=look)
+        return out
+
+    def pictures(
+        self, params: Params, frozen: Params, batch: Batch, *, key: Key
+    ) -> dict[str, UInt8[Array, "n H W 3"]]:
+        """Paints each patch in the colour of the centre that it goes to, without noise."""
+        del frozen, key
+        image: Any = batch["image"]
+        centres = self._grouping(params, batch).soft.argmax(axis=1) + 1
+        grid = self.model.grid(image)
+        labels = centres.reshape(-1, *grid)
+        return {"regions": painted(image, labels, self.model.config.centers)}
+
+    def histograms(
+        self, params: Params, frozen: Params, batch: Batch, *, key: Key
+    ) -> dict[str, Array]:
+        """Collects how the patches go to the centres.
+
+        Returns:
+            `assignment/largest`: each patch's weight for its own centre; `assignment/share`: each
+            centre's share of an image's patches; `assignment/centre`: the centre of each patch.
+        """
+        del frozen, key
+        soft = self._grouping(params, batch).soft
+        chosen = soft.argmax(axis=1)
+        hard = jax.nn.one_hot(chosen, soft.shape[1], dtype=jnp.float32)
+        return {
+            "assignment/largest": soft.max(axis=1),
+            "assignment/share": hard.mean(axis=1),
+            "assignment/centre": chosen,
+        }
 
     def constrain(self, params: Params) -> Params:
         """Keeps the logit scale at 100 or less."""

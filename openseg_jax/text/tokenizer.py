@@ -55,6 +55,10 @@ class Tokenizer(abc.ABC):
         """Returns the ids of a sentence without start, end and padding."""
 
     @abc.abstractmethod
+    def text(self, ids: Sequence[int]) -> str:
+        """Spells ids, those of start, end and padding not among them."""
+
+    @abc.abstractmethod
     def unknown(self, text: str) -> list[str]:
         """Lists the words of `text` that the vocabulary cannot spell."""
 
@@ -95,6 +99,12 @@ class Tokenizer(abc.ABC):
             row[: len(ids)] = ids
         return rows
 
+    def decode(self, row: Sequence[int] | np.ndarray) -> str:
+        """Says what a row of `encode` holds, for people: clean-up and truncation are not undone."""
+        ids = [int(i) for i in row]
+        ids = ids[: ids.index(self.end)] if self.end in ids else ids
+        return self.text([i for i in ids if i != self.start])
+
     def to_dict(self) -> dict[str, Any]:
         """Returns what `load_tokenizer` needs beside the vocabulary file, ready for JSON."""
         return {
@@ -121,6 +131,9 @@ class HfTokenizer(Tokenizer):
 
     def tokens(self, text: str) -> list[int]:
         return self.pipeline.encode(text, add_special_tokens=False).ids
+
+    def text(self, ids: Sequence[int]) -> str:
+        return self.pipeline.decode(list(ids)).replace("</w>", " ").strip()
 
     def _unknown_id(self) -> int | None:
         name = getattr(self.pipeline.model, "unk_token", None) or "<unk>"
@@ -155,6 +168,9 @@ class SentencePieceTokenizer(Tokenizer):
 
     def tokens(self, text: str) -> list[int]:
         return list(self.processor.encode(text))
+
+    def text(self, ids: Sequence[int]) -> str:
+        return self.processor.decode(list(ids))
 
     def unknown(self, text: str) -> list[str]:
         number = self.processor.unk_id()

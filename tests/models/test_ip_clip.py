@@ -11,6 +11,7 @@ from openseg_jax.errors import UserError
 from openseg_jax.models import ip_clip
 from openseg_jax.models.clip import CLIP
 from openseg_jax.models.layers import run_stack
+from openseg_jax.ops.ip_attention import ip_attention
 from tests.weights.tiny import CLIP_MU, SIGLIP_MU, random_params
 
 
@@ -137,3 +138,23 @@ def test_errors_name_the_block_and_the_tower():
 
 def test_default_start_is_the_published_block_or_two_thirds():
     assert [ip_clip.default_start(depth) for depth in (12, 24, 8, 6, 3, 1)] == [8, 8, 5, 4, 2, 0]
+
+
+def test_attention_to_masks_is_what_the_masked_attention_gives_them():
+    image, masks = inputs((3, 4), 5)
+    masks = masks.at[:, 0].set(False).at[:, 1].set(True)
+
+    def method(module, image, masks):
+        visual = module.visual
+        tokens = ip_clip.split_trunk(visual, image, start=1)
+        got = ip_clip.attention_to_masks(visual, tokens, masks, start=1)
+        q, k, _ = ip_clip._project(visual.block(), visual.block_params(1), tokens)
+        q, own = (jnp.broadcast_to(x[:, :1], (2, 5, *x.shape[2:])) for x in (q, k))
+        # Patches are worth 1 and the class token nothing, so what comes out is their share.
+        nothing, one = jnp.zeros_like(own), jnp.ones_like(k[:, 1:])
+        share = ip_attention(q, own, nothing, k[:, 1:], one, masks, backend="xla")
+        return got, share.mean(axis=-1)
+
+    got, want = CLIP(CLIP_MU).apply({"params": params()}, image, masks, method=method)
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+    assert (got[:, 0] == 0).all() and (got[:, 1:] > 0).all() and (got < 1).all()

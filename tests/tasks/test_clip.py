@@ -9,6 +9,7 @@ from openseg_jax.errors import UserError
 from openseg_jax.models.clip import CLIP, normalize
 from openseg_jax.models.variants import CLIPConfig, Preprocess, TextConfig, VisionConfig
 from openseg_jax.ops.losses import softmax_contrastive
+from openseg_jax.tasks.base import Watched
 from openseg_jax.tasks.clip import ClipTask
 
 CONFIG = CLIPConfig(
@@ -97,3 +98,25 @@ def test_temperature_is_bounded(params):
 def test_unknown_loss_is_named():
     with pytest.raises(UserError, match="softmax"):
         _task(loss_name="softmx")
+
+
+def test_what_it_shows_of_a_batch(params):
+    task, batch = _task(), _batch()
+    assert isinstance(task, Watched)
+    pictures, spread = jax.jit(
+        lambda p, b: (task.pictures(p, {}, b, key=KEY), task.histograms(p, {}, b, key=KEY))
+    )(params, batch)
+    image, text, _, _ = CLIP(CONFIG).apply(
+        {"params": params}, task.pixels(batch["image"]), batch["ids"]
+    )
+    cosines = np.asarray(image @ text.T)
+    (picture,) = pictures["similarity"]
+    assert picture.shape == (64, 64, 3) and picture.dtype == np.uint8
+    blue = 255 - np.asarray(picture)[8::16, 8::16, 0].astype(int)  # white is the least
+    least, most = (np.unravel_index(f(cosines), (4, 4)) for f in (np.argmin, np.argmax))
+    assert blue[least] == 0 and blue[most] == 255
+    positive = batch["caption"][:, None] == batch["caption"][None]
+    for name, members in (("matching", positive), ("other", ~positive)):
+        numbers = np.asarray(spread[f"cosines/{name}"])
+        np.testing.assert_allclose(numbers[members], cosines[members], rtol=1e-5, atol=1e-6)
+        assert np.isnan(numbers[~members]).all()

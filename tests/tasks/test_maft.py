@@ -8,6 +8,7 @@ import pytest
 from openseg_jax.errors import UserError
 from openseg_jax.models.variants import Preprocess, VisionConfig
 from openseg_jax.models.vit import VisionTransformer
+from openseg_jax.tasks.base import Watched
 from openseg_jax.tasks.maft import MaftTask
 from openseg_jax.train.optim import trainable_names
 from openseg_jax.train.state import flat_names
@@ -98,3 +99,21 @@ def test_a_batch_without_proposals_needs_a_generator():
     data = {k: v for k, v in batch().items() if not k.startswith("proposals")}
     with pytest.raises(UserError, match=r"input\.masks\.proposals"):
         task.init(KEY, data)
+
+
+def test_what_it_shows_of_a_batch():
+    task, params, frozen, _ = made()
+    assert isinstance(task, Watched)
+    data = batch(fill=1)
+    pictures, spread = jax.jit(
+        lambda p, f, b: (task.pictures(p, f, b, key=KEY), task.histograms(p, f, b, key=KEY))
+    )(params, frozen, data)
+    segments = np.asarray(pictures["masks/segments"])
+    anywhere = (data["segments"] & data["segment_valid"][..., None, None]).any(axis=1)
+    changed = (segments != data["image"]).any(-1)
+    assert not changed[~anywhere].any() and changed[anywhere].mean() > 0.9
+    assert pictures["masks/best_proposals"].shape == segments.shape
+    iou, seen = (np.asarray(spread[f"masks/{name}"]) for name in ("best_iou", "attention"))
+    assert iou.shape == (1, 5) and (iou[:, :3] > 0).all() and np.isnan(iou[:, 3:]).all()
+    assert seen.shape == (1, 7, 2) and np.isnan(seen[:, 4:]).all()
+    assert ((seen[:, :4] >= 0) & (seen[:, :4] < 1)).all() and (seen[:, :4] > 0).any()

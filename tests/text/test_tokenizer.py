@@ -217,3 +217,12 @@ def test_sentencepiece_canonicalises_and_reports_unknown_words(tmp_path, pieces)
     plain.save(tmp_path)
     back = load_tokenizer(tmp_path, plain.to_dict())
     np.testing.assert_array_equal(back.encode(["a zebra"]), plain.encode(["a zebra"]))
+
+
+def test_rows_are_spelt_for_people():
+    clip = openai_tokenizer()
+    row = clip.encode(["A photo of a Zebra, 3 m away"])[0]
+    assert clip.decode(row) == "a photo of a zebra , 3 m away"
+    assert openai_tokenizer(6).decode(openai_tokenizer(6).encode(["a b c d e f g"])[0]) == "a b c d"
+    words = word_tokenizer(["red", "lemon"], 6)
+    assert words.decode(words.encode(["red lemon, red"])[0]) == "red lemon red"
