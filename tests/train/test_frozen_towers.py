@@ -62,8 +62,8 @@ def _forward_flops(tower):
 def test_a_locked_tower_costs_its_forward_pass_alone(tower):
     saved = (_step_flops("") - _step_flops(tower)) / _forward_flops(tower)
     # A backward pass costs two forward passes; the tower's input needs no gradient either way, and
-    # the optimiser and the average have less to do.
-    assert 1.6 < saved < 2.6
+    # the optimiser and the average have less to do, which a tiny tower feels.
+    assert 1.6 < saved < 3.0
 
 
 @pytest.mark.parametrize("tower", ["visual", "text"])
