@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from openseg_jax.errors import UserError
-from openseg_jax.eval import report_tables
+from openseg_jax.eval import measures, report_tables
+from openseg_jax.eval.measures import AnyResult
 from openseg_jax.eval.report_html import Pictures, write_html
-from openseg_jax.eval.report_tables import AnyResult, Cell, Table
+from openseg_jax.eval.report_tables import Cell, Table
 from openseg_jax.eval.result import ReferringResult, Result, result_from_json
-from openseg_jax.files import atomic_write
+from openseg_jax.files import atomic_write, nearest_path
 
 __all__ = ["read_report", "to_json", "to_markdown", "write_reports"]
 
@@ -64,7 +65,7 @@ def _described(result: AnyResult) -> dict[str, Any]:
     def number(value: float) -> float | None:
         return None if math.isnan(value) else float(value)
 
-    found = {key: number(value) for key, value in report_tables.measured(result).items()}
+    found = {key: number(value) for key, value in measures.measured(result).items()}
     out = {**result.to_json(), "metrics": found}
     if isinstance(result, Result):
         out["class_iou"] = [number(value) for value in result.metrics().iou]
@@ -80,10 +81,13 @@ def read_report(path: str | os.PathLike[str]) -> list[AnyResult]:
     try:
         read = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"{path}: cannot read ({error.strerror or error})") from error
+        raise UserError(
+            f"{path}: cannot read ({error.strerror or error}); {nearest_path(Path(path))}"
+        ) from error
     except ValueError as error:
         raise UserError(f"{path}: not JSON ({error}); evaluate again") from error
-    if not isinstance(read, dict) or read.get("format") != FORMAT:
+    right = isinstance(read, dict) and read.get("format") == FORMAT
+    if not right or not isinstance(read.get("results"), list):
         raise UserError(f"{path}: expected a report of format {FORMAT}; give an evaluation's JSON")
     return [result_from_json(one) for one in read["results"]]
 
@@ -95,7 +99,7 @@ def to_markdown(results: Sequence[AnyResult]) -> str:
         results: those of one benchmark become one comparison.
     """
     parts = []
-    for indices in report_tables.groups(results):
+    for indices in measures.groups(results):
         group = [results[i] for i in indices]
         parts.append(f"# {_escaped(group[0].benchmark)}\n")
         parts += [_table(table) for table in tables(group)]

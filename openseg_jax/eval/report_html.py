@@ -20,8 +20,9 @@ from PIL import Image
 from openseg_jax import report as page
 from openseg_jax import viz
 from openseg_jax.errors import expected
-from openseg_jax.eval import report_tables
-from openseg_jax.eval.report_tables import AnyResult, Cell, Table
+from openseg_jax.eval import measures, report_tables
+from openseg_jax.eval.measures import AnyResult
+from openseg_jax.eval.report_tables import Cell, Table
 from openseg_jax.eval.result import ReferringResult, Result
 from openseg_jax.inputs.augment import IGNORE
 from openseg_jax.types import Int, UInt8
@@ -74,7 +75,7 @@ def write_html(
         UserError: when there is no result, the file cannot be written, or `pictures` has another
             length.
     """
-    groups = report_tables.groups(results)
+    groups = measures.groups(results)
     looks = list(pictures) or [None] * len(results)
     if len(looks) != len(results):
         want = f"{len(results)}, one for each result"
@@ -173,7 +174,7 @@ def _cell(cell: Cell, number: bool, bar: bool) -> str:
 def _extremes(
     result: AnyResult, look: Pictures, most: int, among: Sequence[AnyResult]
 ) -> list[str]:
-    worst, best = report_tables.ranked(result, most)
+    worst, best = measures.ranked(result, most)
     seen = look([name for name, _ in (*worst, *best)])
     name = f": {report_tables.title_of(result, among)}" if len(among) > 1 else ""
     things = "objects" if isinstance(result, ReferringResult) else "pictures"

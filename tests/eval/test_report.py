@@ -141,7 +141,9 @@ def test_markdown_has_all_tables_and_escapes_text():
         assert len(bars) == 1, block
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"format": "else"}', None])
+@pytest.mark.parametrize(
+    "content", ["", "[]", '{"format": "else"}', '{"format": "openseg_jax.report/1"}', None]
+)
 def test_other_files_are_refused_as_reports(tmp_path, content):
     path = tmp_path / "a.json"
     if content is not None:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from openseg_jax.errors import UserError
+from openseg_jax.eval import measures
 from openseg_jax.eval import report_tables as tables
 from openseg_jax.eval.result import ImageRow
 from tests.eval.test_result import referring, semantic
@@ -58,9 +59,9 @@ def test_the_most_mixed_up_pairs_come_first_and_what_was_missed_counts():
 
 
 def test_worst_and_best_do_not_overlap_and_leave_the_undefined_out():
-    worst, best = tables.ranked(referring(), 2)
+    worst, best = measures.ranked(referring(), 2)
     assert [name for name, _ in worst] == ["2", "3"] and [name for name, _ in best] == ["1"]
-    worst, best = tables.ranked(semantic(), 5)
+    worst, best = measures.ranked(semantic(), 5)
     assert [name for name, _ in worst] == ["a/1"] and best == []
 
 
@@ -104,6 +105,6 @@ def test_time_leaves_compiling_and_what_was_resumed_out():
 
 def test_groups_keep_the_order_and_need_a_result():
     results = [semantic(), referring(), semantic(seed=1), semantic(classes=4, missed=None)]
-    assert tables.groups(results) == [[0, 2], [1], [3]]
+    assert measures.groups(results) == [[0, 2], [1], [3]]
     with pytest.raises(UserError, match="evaluate something"):
-        tables.groups([])
+        measures.groups([])
