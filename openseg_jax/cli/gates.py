@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from openseg_jax.cli.segment import progress_bar
-from openseg_jax.errors import UserError
+from openseg_jax.errors import UserError, expected
 
 DESCRIPTION = (
     "Measure a CLIP on the miniature world: zero-shot top-1 of cropped things and presence mAP, "
@@ -48,6 +48,10 @@ def run(args: argparse.Namespace) -> int:
     from openseg_jax.eval.miniature_car import CAR_GATE
     from openseg_jax.weights.load import load_clip
 
+    for flag, least in (("seeds", 1), ("scenes", 1), ("car_scenes", 0)):
+        if getattr(args, flag) < least:
+            name = f"--{flag.replace('_', '-')}"
+            raise expected(name, f"at least {least}", str(getattr(args, flag)), "leave it out")
     models = args.model or ["miniature"]
     if args.method == "segclip":
         from openseg_jax.cli.gates_segclip import run as run_segclip

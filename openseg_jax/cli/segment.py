@@ -29,8 +29,9 @@ from rich.progress import (
 from rich.table import Table
 
 from openseg_jax import api
-from openseg_jax.errors import UserError, unknown_name
+from openseg_jax.errors import UserError
 from openseg_jax.inputs import images, labels
+from openseg_jax.methods.settings import preset
 
 _BATCH = 8
 _TABLE_ROWS = 40
@@ -152,7 +153,7 @@ def settings_of(args: argparse.Namespace) -> dict[str, Any]:
             settings["proposals"] = "mask2former"
             settings["proposal_settings"] = (("folder", args.proposals),)
     if args.preset:
-        settings |= _preset(args.method, args.preset)
+        settings |= preset(args.method, args.preset)
     if args.classifier_model:
         settings["classifier"] = args.classifier_model
     if args.variant:
@@ -237,15 +238,6 @@ def _background(text: str) -> list[str] | None:
     if text.strip().lower() == "default":
         return None
     return [] if text.strip().lower() in ("none", "") else labels.parse_labels(text)
-
-
-def _preset(method: str, name: str) -> dict[str, Any]:
-    from openseg_jax.configs import car, clip_dense, segclip
-
-    config = {"car": car, "clip_dense": clip_dense, "segclip": segclip}[method]
-    if name not in config.NAMES:
-        unknown_name(name, config.NAMES, "preset")
-    return dict(config.get_config(name))
 
 
 def _check(paths: Sequence[Path]) -> dict[Path, np.ndarray | tuple[int, int]]:

@@ -148,19 +148,23 @@ def in_chunks(run: Callable[[Any], Any], rows: Any, chunk: int) -> Any:
     """Runs a compiled function on parts of one size, the last one padded with zeros.
 
     Args:
-        run: from `chunk` rows to a tree of arrays of as many.
-        rows: any number but none.
+        run: from a tree of `chunk` rows to another of as many.
+        rows: an array or a tree of them; any number of rows but none.
         chunk: how many at a time; one shape is compiled.
 
     Returns:
         the tree, as NumPy arrays of all rows.
     """
-    parts = []
-    for start in range(0, len(rows), chunk):
-        part = rows[start : start + chunk]
-        pad = np.zeros((chunk - len(part), *part.shape[1:]), part.dtype)
-        parts.append(jax.device_get(run(np.concatenate([part, pad]))))
-    return jax.tree.map(lambda *x: np.concatenate(x)[: len(rows)], *parts)
+    count = len(jax.tree.leaves(rows)[0])
+    missing = -count % chunk
+    grown = jax.tree.map(
+        lambda x: np.concatenate([x, np.zeros((missing, *x.shape[1:]), x.dtype)]), rows
+    )
+    parts = [
+        jax.device_get(run(jax.tree.map(lambda x, at=at: x[at : at + chunk], grown)))
+        for at in range(0, count, chunk)
+    ]
+    return jax.tree.map(lambda *x: np.concatenate(x)[:count], *parts)
 
 
 def prepare(image: UInt8[np.ndarray, "H W 3"], rule: Preprocess) -> Float[np.ndarray, "S S 3"]:

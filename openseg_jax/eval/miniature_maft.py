@@ -22,6 +22,7 @@ from scipy.special import softmax
 
 from openseg_jax.errors import expected
 from openseg_jax.eval.confusion import confusion_matrix, split_metrics
+from openseg_jax.eval.gates import in_chunks
 from openseg_jax.methods.maft import Maft, load
 from openseg_jax.methods.maft_scores import class_logits
 from openseg_jax.miniature.noisy_proposals import noisy_proposals, regions
@@ -133,14 +134,12 @@ class Tower:
 
     def cosines(self, scenes: Scenes, *, chunk: int = 20) -> Float[np.ndarray, "S M C"]:
         """Computes every proposal's cosine with every name."""
-        visual, count = self.segmenter.params["visual"], len(scenes.image)
-        rows = []
-        for start in range(0, count, chunk):
-            # The last part is filled up with its own first scene: one shape is compiled.
-            some = np.minimum(np.arange(start, start + chunk), count - 1)
-            out = self._cosines(visual, scenes.image[some], scenes.masks[some], self.rows)
-            rows.append(np.asarray(out)[: min(chunk, count - start)])
-        return np.concatenate(rows)
+        visual = self.segmenter.params["visual"]
+
+        def run(part: tuple[Array, Array]) -> Array:
+            return self._cosines(visual, part[0], part[1], self.rows)
+
+        return in_chunks(run, (scenes.image, scenes.masks), chunk)
 
 
 def confusions(

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from openseg_jax.errors import expected
+from openseg_jax.methods.base import true_sizes
 from openseg_jax.ops.regions import region_proposals
 from openseg_jax.types import Array, Bool, Float, Params, UInt8
 
@@ -59,8 +60,7 @@ class Regions:
         if valid is None:
             sizes = jnp.tile(jnp.asarray([[height, width]], jnp.int32), (batch, 1))
         else:
-            sides = [valid.any(axis=2).sum(axis=1), valid.any(axis=1).sum(axis=1)]
-            sizes = jnp.stack(sides, axis=1).astype(jnp.int32)
+            sizes = true_sizes(valid)
         shapes = (
             jax.ShapeDtypeStruct((batch, self.count, *size), jnp.uint8),
             jax.ShapeDtypeStruct((batch, self.count), jnp.bool_),
@@ -80,7 +80,7 @@ class Regions:
         canvas = images.shape[1:3]
         for i, (image, true) in enumerate(zip(images, sizes, strict=True)):
             part = [max(round(n * s / c), 1) for n, s, c in zip(true, size, canvas, strict=True)]
-            picture = Image.fromarray(image[: max(true[0], 1), : max(true[1], 1)])
+            picture = Image.fromarray(image[: true[0], : true[1]])
             small = picture.resize((part[1], part[0]), Image.Resampling.BOX)
             found = region_proposals(np.asarray(small), self.count, finest=self.finest)
             masks[i, : len(found), : part[0], : part[1]] = found

@@ -47,6 +47,13 @@ def test_tables_and_exit_code(measured, world_model, capsys):
     assert "threshold" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("method", ["car", "segclip"])
+@pytest.mark.parametrize("flag", ["--seeds", "--scenes"])
+def test_nothing_to_measure_is_no_pass(method, flag, capsys):
+    assert main(["gates", "--method", method, flag, "0"]) == 2
+    assert f"{flag}: expected at least 1, got 0" in capsys.readouterr().err
+
+
 def test_json(measured, world_model, capsys):
     assert main(["gates", "--model", str(world_model), "--seeds", "1", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

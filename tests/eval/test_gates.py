@@ -53,6 +53,20 @@ def test_scores_of_an_oracle_and_of_noise(monkeypatch, noise, low, high):
     assert set(found.class_top1) == {THINGS[k] for k in kinds}
 
 
+@pytest.mark.parametrize("count", [1, 4, 6])
+def test_chunks_are_of_one_size_and_come_back_whole(count):
+    rows = np.arange(count), np.arange(2.0 * count).reshape(count, 2)
+    seen = []
+
+    def run(part):
+        seen.append([len(x) for x in part])
+        return {"sum": part[0] + part[1].sum(axis=1)}
+
+    out = gates.in_chunks(run, rows, 4)
+    np.testing.assert_array_equal(out["sum"], rows[0] + rows[1].sum(axis=1))
+    assert seen == [[4, 4]] * -(-count // 4)
+
+
 def test_some_scenes_are_needed():
     with pytest.raises(UserError, match="scenes"):
         gates.clip_scores(_Oracle(), scenes=0)
