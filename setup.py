@@ -28,6 +28,8 @@ CORE = [
 
 EXTRAS = {
     "tpu": ["jax[tpu]>=0.10,<0.13"],
+    # `openseg plan` compiles for TPUs on machines without one: the libtpu that each jax pins.
+    "tpu-plan": ["jax[tpu]>=0.10,<0.13"],
     "cuda12": ["jax[cuda12]>=0.10,<0.13"],
     "cuda13": ["jax[cuda13]>=0.10,<0.13"],
     # Event files are written with its parts; training without it writes JSON lines and PNG files.

@@ -30,6 +30,7 @@ VERBS = {
     "evaluate": ("openseg_jax.cli.evaluate", "measure methods on a benchmark, with a report"),
     "data": ("openseg_jax.cli.data", "prepare, verify and list data sets"),
     "train": ("openseg_jax.cli.train", "train from a config file"),
+    "plan": ("openseg_jax.cli.plan", "say whether a run fits a machine, before it costs"),
     "convert": ("openseg_jax.cli.convert", "turn downloaded weights into our folder format"),
     "interpolate": ("openseg_jax.cli.interpolate", "mix weights from before and after tuning"),
     "models": ("openseg_jax.cli.models", "list known models with source and licence"),
