@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from typing import Any
 
 from openseg_jax.errors import UserError, expected
@@ -53,6 +55,30 @@ def join(args: argparse.Namespace) -> None:
             f"--distributed: cannot join the other processes ({reason}); on machines that JAX "
             "does not know as a cluster give --coordinator HOST:PORT --processes N --process I"
         ) from error
+
+
+def leave(code: int) -> None:
+    """Ends a process that failed in a job of several, without meeting the others.
+
+    At the end of a job all processes wait for one another; the others would not come, being stuck
+    in an exchange with this one. They notice at once (gloo) or by its missing heartbeat. Does
+    nothing outside such a job.
+    """
+    if "jax" not in sys.modules:
+        return
+    import jax
+
+    if jax.distributed.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def is_lost(error: Exception) -> bool:
+    """Tells whether an error means that another process of the job has ended or cannot be heard."""
+    text = str(error)
+    signs = ("Gloo", "coordination service", "CoordinationService", "NCCL", "heartbeat")
+    return type(error).__name__ == "JaxRuntimeError" and any(sign in text for sign in signs)
 
 
 def _check(args: argparse.Namespace) -> None:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import openseg_jax
+from openseg_jax.cli import distributed
 from openseg_jax.errors import UserError, unknown_name
 
 VERBS = {
@@ -76,21 +77,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _dispatch(argv)
     except KeyboardInterrupt:
         _complain("interrupted")
-        return 130
+        code = 130
     except BrokenPipeError:
         # The reader (say, `head`) has gone; keep Python from complaining about it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        code = 1
     except UserError as error:
         if debug:
             raise
         _complain(str(error))
-        return 2
+        code = 2
     except Exception as error:
         if debug:
             raise
         _complain(f"{_reason(error)} (OPENSEG_DEBUG=1 shows where)")
-        return 1
+        code = 1
+    distributed.leave(code)
+    return code
 
 
 def _dispatch(argv: list[str]) -> int:
@@ -177,6 +180,8 @@ def _reason(error: Exception) -> str:
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror or text}"
     first = text.strip().splitlines()[0] if text.strip() else "no message"
+    if distributed.is_lost(error):
+        return f"another process of this job was lost ({first}); start all of them again"
     return f"internal error, {type(error).__name__}: {first}"
 
 

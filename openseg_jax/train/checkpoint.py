@@ -7,12 +7,13 @@ import os
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
 from openseg_jax.errors import UserError
 from openseg_jax.inputs.pipeline import Batches
-from openseg_jax.train.sharding import to_host
 from openseg_jax.train.state import TrainState
 
 
@@ -35,7 +36,20 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep, enable_async_checkpointing=True, cleanup_tmp_directories=True
         )
-        self._manager = ocp.CheckpointManager(self.folder, options=options)
+        handlers = {
+            "state": ocp.StandardCheckpointHandler(),
+            "data": ocp.JsonCheckpointHandler(),
+            "config": ocp.JsonCheckpointHandler(),
+        }
+        self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        # A save of several processes ends when all have written; after an error they may not.
+        if kind is None or jax.process_count() == 1:
+            self.close()
 
     def latest(self) -> int | None:
         """Returns the newest step, or None where nothing was saved."""
@@ -94,15 +108,24 @@ class Checkpoints:
             logging.warning("resumed with %s = %r; the checkpoint had %r", name, new, old)
         return TrainState(**found["state"])
 
-    def restore_params(self, step: int | None = None) -> Any:
-        """Reads the parameters alone, as host arrays, for export and evaluation."""
+    def restore_host(self, step: int | None = None) -> dict[str, Any]:
+        """Reads a whole state's fields as arrays on the host, whoever wrote it on what mesh.
+
+        Args:
+            step: which checkpoint; None takes the newest.
+        """
         step = self.latest() if step is None else step
         if step is None:
             raise UserError(f"{self.folder}: expected a checkpoint, got none; train first")
-        found = self._manager.restore(
-            step, args=ocp.args.Composite(state=ocp.args.StandardRestore())
-        )
-        return to_host(found["state"]["params"])
+        known = self._manager.item_metadata(step)["state"]
+        # Arrays that take no memory: orbax asks for kind, shape and type only.
+        like = jax.tree.map(lambda x: np.broadcast_to(np.zeros((), x.dtype), x.shape), known)
+        restored = ocp.args.Composite(state=ocp.args.StandardRestore(like))
+        return self._manager.restore(step, args=restored)["state"]
+
+    def restore_params(self, step: int | None = None) -> Any:
+        """Reads the parameters alone, as host arrays, for export and evaluation."""
+        return self.restore_host(step)["params"]
 
     def wait(self) -> None:
         """Waits until what was saved is there for good."""

@@ -23,6 +23,9 @@ from openseg_jax.inputs.pipeline import batch_spec, batches
 from openseg_jax.train import setup
 from openseg_jax.train.bad_batch import TrainingDiverged, keep_bad_batch
 from openseg_jax.train.checkpoint import Checkpoints
+from openseg_jax.train.flops import count_flops
+from openseg_jax.train.look import Look
+from openseg_jax.train.profile import Profiler
 from openseg_jax.train.program import make_program
 from openseg_jax.train.recorder import Recorder
 from openseg_jax.train.sharding import make_mesh, put_batch, put_whole, rows_here
@@ -30,6 +33,7 @@ from openseg_jax.train.sharding_report import report_sharding
 from openseg_jax.train.state import Config, TrainState, flat_names, nested
 from openseg_jax.train.step import count_params
 from openseg_jax.train.stopping import Stopping, TrainingStopped
+from openseg_jax.train.summary import describe_run
 from openseg_jax.train.zero_shot import evaluate_state
 
 __all__ = ["TrainingDiverged", "TrainingStopped", "train"]
@@ -56,7 +60,8 @@ def train(
 
     Args:
         config: as `configs/base.py` lists it.
-        workdir: of this machine; receives `metrics.jsonl`, `config.json` and `sharding.md`.
+        workdir: of this machine; receives `metrics.jsonl`, `summary.md`, `config.json`,
+            `sharding.md`, and a file for TensorBoard or pictures.
         checkpoints: folder, or gs:// address, that all processes share; None takes
             `workdir`/checkpoints.
         on_checkpoint: called in every process with step and state whenever a checkpoint is saved.
@@ -101,7 +106,7 @@ class _Run:
         built: setup.Setup,
         checkpoints: str | os.PathLike[str],
     ) -> None:
-        self.config, self.workdir, self.mesh = config, workdir, mesh
+        self.config, self.workdir, self.mesh, self.built = config, workdir, mesh, built
         self.plain = config.to_dict()
         self.rows = rows_here(mesh, config.batch_size)
         self.data = batches(
@@ -159,25 +164,39 @@ class _Run:
             examples=config.batch_size,
             rate=self.program.schedule,
             show=show,
+            facts=describe_run(config, self.program, self.state.params, self.checkpoints.folder),
         )
+        look = Look(
+            self.built.task,
+            self.program,
+            config.watch.images_every,
+            getattr(self.built, "tokenizer", None),
+        )
+        profiler = Profiler(self.workdir, config.watch.profile)
         every = config.evaluate.every if self.evaluate is not None else 0
         running: collections.deque[Any] = collections.deque()
         asked = Stopping(self.checkpoints.preempted)
-        with contextlib.closing(self.checkpoints), recorder, asked as stopping:
+        with recorder, self.checkpoints, profiler, asked as stopping:
             for step in range(self.start + 1, config.steps + 1):
+                recorder.leave_out(profiler.begin(step))
                 began = time.perf_counter()
                 batch = next(self.data)
                 recorder.waited(time.perf_counter() - began)
-                metrics, told = self._update(batch)
+                with profiler.mark(step):
+                    metrics, told = self._update(batch)
+                if step == self.start + 1:
+                    recorder.cost(count_flops(self._trace().jaxpr))
                 recorder.add(step, metrics)
                 running.append(metrics)
                 if len(running) > _AHEAD:
                     jax.block_until_ready(running.popleft())
+                recorder.leave_out(profiler.end(step, metrics))
                 last, stop = step == config.steps, stopping.wanted(step)
                 due = last or stop or step % config.checkpoint_every == 0
                 judged = every > 0 and (last or step % every == 0)
                 logged = step % config.log_every == 0 or step == self.start + 1
-                if not (due or judged or logged):
+                seen = look.due(step)
+                if not (due or judged or logged or seen):
                     continue
                 means = recorder.record(step, **(self._skipped() if told else {}))
                 if means["finite"] < 1.0:
@@ -185,10 +204,12 @@ class _Run:
                 if judged and not stop:
                     assert self.evaluate is not None
                     recorder.scalars(step, evaluate_state(self.evaluate, self.state))
+                if seen:
+                    recorder.show(step, *look(self.state.params, self.frozen, self.batch, self.key))
                 if due:
                     self._save(step)
                     on_checkpoint(step, self.state)
-                if due or judged:
+                if due or judged or seen:
                     recorder.restart_clock()
                 if stop and not last:
                     self.checkpoints.wait()
@@ -201,8 +222,13 @@ class _Run:
         told = rows.pop(SKIPPED, None)
         if told is not None:
             self.skipped = self.count(self.skipped, told)
+        self.batch = rows
         self.state, metrics = self.program.step(self.state, self.frozen, rows, self.key)
         return metrics, told is not None
+
+    def _trace(self) -> Any:
+        """Returns what was traced for the step that was done; it is not traced again."""
+        return self.program.step.trace(self.state, self.frozen, self.batch, self.key)
 
     def _skipped(self) -> dict[str, float]:
         each = jax.device_get(self.skipped)

@@ -37,18 +37,20 @@ def make_mesh(
     """Lays all devices out as data × fsdp × tensor.
 
     Args:
-        data: copies of the model; −1 takes what the others leave.
+        data: copies of the model.
         fsdp: devices that share one copy's parameters, each with other rows of the batch.
-        tensor: devices that share one copy's matrix products.
+        tensor: devices that share one copy's matrix products. One of the three may be −1: what
+            the others leave.
         devices: None takes all.
     """
     devices = jax.devices() if devices is None else list(devices)
-    rest = fsdp * tensor
-    shape = (len(devices) // rest if data == -1 else data, fsdp, tensor)
+    asked = (data, fsdp, tensor)
+    rest = math.prod(size for size in asked if size != -1)
+    shape = tuple(len(devices) // max(rest, 1) if size == -1 else size for size in asked)
     if min(shape) < 1 or math.prod(shape) != len(devices):
         raise UserError(
             f"mesh: expected data×fsdp×tensor = {len(devices)} devices, got "
-            f"{'×'.join(map(str, shape))}; change the mesh or use -1 for data"
+            f"{'×'.join(map(str, asked))}; change the mesh or use -1 for one of them"
         )
     # Automatic axes: explicit ones, jax.make_mesh's default, reject plain indexing and nn.Embed.
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
