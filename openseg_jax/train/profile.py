@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import signal
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -71,17 +72,22 @@ class Profiler:
         if self._before is not None:
             signal.signal(signal.SIGUSR1, self._before)
 
-    def begin(self, step: int) -> None:
-        """Starts a profile if this step is the first of one; call it before the step's input."""
+    def begin(self, step: int) -> float:
+        """Starts a profile if this step is the first of one; call it before the step's input.
+
+        Returns:
+            Seconds that this took.
+        """
         if self._folder is not None:
-            return
+            return 0.0
         first, after = self._window or (0, 0)
         if first == step:
             self._last = after - 1
         elif self._requested():
             self._last = step + STEPS - 1
         else:
-            return
+            return 0.0
+        began = time.perf_counter()
         self._folder = self._workdir / f"profile_{step}"
         try:
             jax.profiler.start_trace(str(self._folder), create_perfetto_trace=True)
@@ -89,16 +95,28 @@ class Profiler:
             # Somebody else's profiler is at work in this process: theirs goes on.
             logging.warning("no profile of step %d: %s", step, error)
             self._folder = None
+        return time.perf_counter() - began
 
     def mark(self, step: int) -> Any:
         """Names what is dispatched within as the step, in the profile."""
         return jax.profiler.StepTraceAnnotation("train", step_num=step)
 
-    def end(self, step: int, result: Any) -> None:
-        """Ends the profile after its last step; waits for `result` to be computed."""
-        if self._folder is not None and step >= self._last:
-            jax.block_until_ready(result)
-            self._stop()
+    def end(self, step: int, result: Any) -> float:
+        """Ends the profile after its last step.
+
+        Args:
+            step: the step that was dispatched.
+            result: of it; waited for, so that the profile holds all of the step.
+
+        Returns:
+            Seconds that writing took.
+        """
+        if self._folder is None or step < self._last:
+            return 0.0
+        jax.block_until_ready(result)
+        began = time.perf_counter()
+        self._stop()
+        return time.perf_counter() - began
 
     def _requested(self) -> bool:
         asked, self._asked = self._asked, False

@@ -101,6 +101,10 @@ class Recorder:
         """Adds what the loop stood still for its next batch, on this process."""
         self._waited += seconds
 
+    def leave_out(self, seconds: float) -> None:
+        """Leaves time that a profiler took out of the throughput."""
+        self._clock += seconds
+
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Writes numbers that belong to a step but not to every record: an evaluation's."""
         for writer in self._writers:

@@ -12,6 +12,7 @@ import numpy as np
 
 from openseg_jax.errors import UserError
 from openseg_jax.files import atomic_write
+from openseg_jax.train.logging import QUANTILES
 from openseg_jax.train.measures import describe_machine
 from openseg_jax.train.state import flat_names
 
@@ -23,6 +24,7 @@ _MACHINE = (
     "utilisation", "input_wait", "device_memory_peak", "device_memory_limit", "host_memory",
     "learning_rate", "finite", "skipped",
 )  # fmt: skip
+_QUANTILES = tuple(f"/p{q}" for q in QUANTILES)
 _BARS = "▁▂▃▄▅▆▇█"
 _WAITS = 0.1  # share of the time beyond which waiting for input is worth a warning
 _FULL = 0.95  # share of the device memory beyond which a larger batch will not fit
@@ -259,8 +261,6 @@ def _metrics(records: Sequence[Row]) -> str:
 
 def _evaluations(rows: Sequence[Row]) -> str:
     names = sorted({name for row in rows for name in row} - {"step", "time"})
-    if not names:
-        return ""
     table = []
     for name in names:
         found = [(float(row[name]), int(row["step"])) for row in rows if name in row]
@@ -268,7 +268,14 @@ def _evaluations(rows: Sequence[Row]) -> str:
         least = min(found, key=lambda pair: pair[0])
         cells = (found[-1], greatest, least)
         table.append((name, *(f"{value:.4g} (step {step})" for value, step in cells)))
-    return "## Evaluations\n\n" + _table(("number", "last", "greatest", "least"), table)
+    plain = [row for row in table if not row[0].endswith(_QUANTILES)]
+    spread = [row[:2] for row in table if row[0].endswith(_QUANTILES)]
+    parts = []
+    if plain:
+        parts.append("## Evaluations\n\n" + _table(("number", "last", "greatest", "least"), plain))
+    if spread:
+        parts.append("## Histograms\n\n" + _table(("percentile", "last"), spread))
+    return "\n\n".join(parts)
 
 
 def _warnings(records: Sequence[Row]) -> str:

@@ -9,17 +9,18 @@ from openseg_jax.errors import UserError
 from openseg_jax.train.profile import STEPS, Profiler, parse_window
 
 
-def _train(workdir, window="", steps=12, ask=None):
+def _train(workdir, window="", steps=12, ask=None, last=None):
     step_fn = jax.jit(lambda x: x + 1)
     x = jnp.zeros(())
     with Profiler(workdir, window) as profiler:
         for step in range(1, steps + 1):
             if ask is not None and step == 3:
                 ask()
-            profiler.begin(step)
+            assert profiler.begin(step) >= 0
             with profiler.mark(step):
                 x = step_fn(x)
-            profiler.end(step, x)
+            after = profiler.end(step, x)
+            assert (after > 0) == (step == last)
     return sorted(p.name for p in workdir.glob("profile*"))
 
 
@@ -28,7 +29,7 @@ def _traces(folder):
 
 
 def test_a_window_is_profiled(tmp_path):
-    assert _train(tmp_path, "2:4") == ["profile_2"]
+    assert _train(tmp_path, "2:4", last=3) == ["profile_2"]
     names = _traces(tmp_path / "profile_2")
     assert any(name.endswith("xplane.pb") for name in names)
     assert any(name.endswith("json.gz") for name in names)
@@ -40,7 +41,9 @@ def test_asking_by_file_or_signal_profiles_what_comes_next(tmp_path):
         ("signal", lambda: os.kill(os.getpid(), signal.SIGUSR1)),
     ):
         (tmp_path / name).mkdir()
-        assert _train(tmp_path / name, ask=ask) == ["profile_3"]  # the request is gone
+        assert _train(tmp_path / name, ask=ask, last=2 + STEPS) == [
+            "profile_3"
+        ]  # the request is gone
     assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
     assert STEPS < 12
 
