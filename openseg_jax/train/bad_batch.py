@@ -17,6 +17,8 @@ from openseg_jax.types import Int, Key
 class TrainingDiverged(UserError):
     """The loss or a gradient was not finite."""
 
+    outcome = "diverged"  # in the training's summary
+
 
 def keep_bad_batch(
     workdir: Path, step: int, data: Batches, rows: Int[np.ndarray, "n"], key: Key

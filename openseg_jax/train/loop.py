@@ -176,7 +176,7 @@ class _Run:
         every = config.evaluate.every if self.evaluate is not None else 0
         running: collections.deque[Any] = collections.deque()
         asked = Stopping(self.checkpoints.preempted)
-        with recorder, contextlib.closing(self.checkpoints), profiler, asked as stopping:
+        with recorder, self.checkpoints, profiler, asked as stopping:
             for step in range(self.start + 1, config.steps + 1):
                 recorder.leave_out(profiler.begin(step))
                 began = time.perf_counter()

@@ -26,6 +26,8 @@ class TrainingStopped(Exception):
             which a launcher answers by starting the same command again; 130 for Ctrl-C.
     """
 
+    outcome = "stopped"  # in the training's summary
+
     def __init__(self, step: int, steps: int, number: int) -> None:
         name = "interrupted" if number == signal.SIGINT else "stopped by SIGTERM"
         super().__init__(

@@ -41,9 +41,8 @@ def test_asking_by_file_or_signal_profiles_what_comes_next(tmp_path):
         ("signal", lambda: os.kill(os.getpid(), signal.SIGUSR1)),
     ):
         (tmp_path / name).mkdir()
-        assert _train(tmp_path / name, ask=ask, last=2 + STEPS) == [
-            "profile_3"
-        ]  # the request is gone
+        made = _train(tmp_path / name, ask=ask, last=2 + STEPS)
+        assert made == ["profile_3"]  # the request is gone
     assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
     assert STEPS < 12
 
