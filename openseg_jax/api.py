@@ -28,19 +28,16 @@ from openseg_jax.errors import check_shape, expected
 from openseg_jax.files import atomic_write
 from openseg_jax.inputs import images as pictures
 from openseg_jax.inputs.labels import merge_duplicates, without
+from openseg_jax.methods import rounds
 from openseg_jax.methods.base import Segmenter, load_segmenter
 from openseg_jax.ops import rle
-from openseg_jax.ops.masks import to_label_map
-from openseg_jax.types import Bool, Float, Int, UInt8
+from openseg_jax.types import Bool, Int, UInt8
 
 MAX_SIDE = 1024
 """Longer sides are reduced to this before segmentation (pixels), unless told otherwise."""
 
 MAX_PATCHES = 4096
 """The same for the patches of a picture: attention needs memory for their square."""
-
-ROUND = 256
-"""More labels than this compete in rounds of so many; the survivors meet in a last round."""
 
 OUTPUTS = (".png", "_overlay.png", ".json")
 """Endings of the files that `Segmentation.save` writes: labels, overlay, masks and scores."""
@@ -129,10 +126,6 @@ class Segmentation:
             Image.fromarray(self.overlay()).save(aside[1], "PNG")
             aside[2].write_text(text + "\n", encoding="utf-8")
         return paths
-
-
-# The convenience wrapper is one of the few places that compile; see also `methods.car`.
-_label_map = jax.jit(to_label_map, static_argnames="threshold")
 
 
 @functools.lru_cache(maxsize=2)
@@ -226,11 +219,12 @@ def segment_batch(
     if background is not None:
         background = without(background, names)
     told = progress or (lambda share: None)
-    labels, scores, alive = _compete(segmenter, small, list(names), background, told)
+    labels, scores, alive = rounds.compete(segmenter, small, list(names), background, told)
     notes = label_notes(segmenter, names, merged)
-    if len(names) > ROUND and getattr(segmenter, "rounds", True):
+    if rounds.needed(segmenter, len(names)):
         notes.append(
-            f"{len(names)} labels compete in rounds of at most {ROUND}; survivors meet at the end"
+            f"{len(names)} labels compete in rounds of at most {rounds.ROUND}; survivors meet at "
+            "the end"
         )
     record = provenance(segmenter) | {
         "background": "default" if background is None else list(background),
@@ -343,56 +337,3 @@ def _some(names: Iterable[str], most: int = 12) -> str:
     names = list(names)
     shown = ", ".join(" ".join(name.split())[:60] for name in names[:most])
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
-
-
-def _compete(
-    segmenter: Segmenter,
-    images: UInt8[np.ndarray, "B h w 3"],
-    names: list[str],
-    background: Sequence[str] | None,
-    told: Callable[[float], None],
-) -> tuple[Int[np.ndarray, "B h w"], Float[np.ndarray, "B C"], Bool[np.ndarray, "B C"]]:
-    """Segments with any number of labels in bounded memory.
-
-    Up to `ROUND` labels compete together, as the method has it. More are first thinned in rounds of
-    so many; what survives its round, at most the `ROUND` best, competes in a last one.
-    """
-    if len(names) <= ROUND or not getattr(segmenter, "rounds", True):
-        return _masks(segmenter, images, names, background)
-    rivals = [names[i : i + ROUND] for i in range(0, len(names), ROUND)]
-    rounds = []
-    for some in rivals:
-        rounds.append(_masks(segmenter, images, some, background)[1:])
-        told(len(rounds) / (len(rivals) + 1))
-    scores = np.concatenate([s for s, _ in rounds], axis=1)
-    alive = np.concatenate([a for _, a in rounds], axis=1)
-    labels = np.zeros(images.shape[:3], np.int32)
-    for i in range(len(images)):
-        best = np.argsort(-np.where(alive[i], scores[i], -1.0), kind="stable")[:ROUND]
-        final = np.sort(best[alive[i][best]])
-        last = [names[j] for j in final]
-        painted, last_scores, last_alive = _masks(segmenter, images[i : i + 1], last, background)
-        labels[i] = np.concatenate([[0], final + 1])[painted[0]]
-        scores[i], alive[i] = 0.0, False
-        scores[i, final], alive[i, final] = last_scores[0], last_alive[0]
-    return labels, scores, alive
-
-
-def _masks(
-    segmenter: Segmenter,
-    images: Any,
-    names: Sequence[str],
-    background: Sequence[str] | None,
-) -> tuple[Int[np.ndarray, "B h w"], Float[np.ndarray, "B C"], Bool[np.ndarray, "B C"]]:
-    text = segmenter.classes(names, background)
-    masks = segmenter.segment(segmenter.params, images, text)
-    labels = np.array(_label_map(masks, threshold=getattr(segmenter, "threshold", 0.5)))
-    count, alive = len(names), np.asarray(masks.valid)
-    scores = np.asarray(alive if masks.scores is None else masks.scores, np.float32)
-    if scores.ndim == 3:
-        # One score a mask and class: a label lives by its pixels and has its best mask's score.
-        labels[labels > count] = 0
-        best = np.where(alive[..., None], scores, 0).max(axis=1)[:, :count]
-        alive = np.stack([np.isin(np.arange(1, count + 1), found) for found in labels])
-        return labels, np.where(alive, best, 0), alive
-    return labels, scores[:, :count], alive[:, :count]

@@ -9,6 +9,7 @@ from PIL import Image
 import openseg_jax
 from openseg_jax import api
 from openseg_jax.errors import UserError
+from openseg_jax.methods import rounds
 from tests.cli.fake import FakeSegmenter
 
 
@@ -57,7 +58,7 @@ def test_the_number_of_patches_is_limited(tiny_model):
 
 
 def test_rounds_keep_the_names_in_place(fake, monkeypatch):
-    monkeypatch.setattr(api, "ROUND", 4)
+    monkeypatch.setattr(rounds, "ROUND", 4)
     names = [f"n{i}" for i in range(9)] + ["blue", "n10", "red"]
     result = openseg_jax.segment(red_and_blue(), names)
     assert result.masks["red"][:5].all() and result.masks["blue"][10:].all()
@@ -68,7 +69,7 @@ def test_rounds_keep_the_names_in_place(fake, monkeypatch):
 
 
 def test_progress_tells_every_round(fake, monkeypatch):
-    monkeypatch.setattr(api, "ROUND", 3)
+    monkeypatch.setattr(rounds, "ROUND", 3)
     seen = []
     api.segment_batch(fake, [red_and_blue()], ["a", "b", "c", "d", "red"], progress=seen.append)
     assert seen == [pytest.approx(1 / 3), pytest.approx(2 / 3)]

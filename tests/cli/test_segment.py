@@ -10,6 +10,7 @@ from openseg_jax import api, viz
 from openseg_jax.cli import segment
 from openseg_jax.cli.main import Parser, main
 from openseg_jax.errors import UserError
+from openseg_jax.methods import rounds
 from openseg_jax.methods.car_config import configure
 from openseg_jax.ops import rle
 from tests.cli.fake import FakeSegmenter
@@ -112,7 +113,7 @@ def test_five_thousand_labels_compete_in_rounds(fake, flag, tmp_path, capsys):
     names = [f"label {i}" for i in range(4998)]
     (tmp_path / "l.txt").write_text("\n".join([*names[:3000], "red", *names[3000:], "green"]))
     assert run(flag, "--labels-file", tmp_path / "l.txt", "--out", tmp_path / "o") == 0
-    assert max(len(asked) for asked, _ in fake.calls) <= api.ROUND
+    assert max(len(asked) for asked, _ in fake.calls) <= rounds.ROUND
     labels, found = viz.read_labels(tmp_path / "o" / "flag.png")
     assert len(found) == 5000
     assert set(np.unique(labels)) == {found.index("red") + 1, found.index("green") + 1}

@@ -9,7 +9,7 @@ import pytest
 
 from openseg_jax import api
 from openseg_jax.errors import UserError
-from openseg_jax.methods import maft_config
+from openseg_jax.methods import maft_config, rounds
 from openseg_jax.methods.base import Segmenter, load_segmenter
 from openseg_jax.methods.maft import Maft, load
 from openseg_jax.methods.maft_encoder import short_edge_size
@@ -178,7 +178,7 @@ def test_the_facade_end_to_end():
 
 
 def test_many_labels_compete_at_once(monkeypatch):
-    monkeypatch.setattr(api, "ROUND", 2)
+    monkeypatch.setattr(rounds, "ROUND", 2)
     names = ["zebra", "grass", "sky", "lemon"]
     result = api.segment(picture(24, 36, 3), names, method="maft", model=clip())
     assert not any("rounds" in note for note in result.notes)
