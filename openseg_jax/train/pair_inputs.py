@@ -5,11 +5,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 
+import numpy as np
+
 from openseg_jax.errors import UserError, expected, unknown_name
 from openseg_jax.inputs.pairs import Extras, PairExamples, Pairs
-from openseg_jax.inputs.pipeline import Source
+from openseg_jax.inputs.pipeline import Example, Source
+from openseg_jax.inputs.synthetic import Synthetic
 from openseg_jax.text.tokenizer import Tokenizer
 from openseg_jax.train.state import Config
+from openseg_jax.types import UInt8
 
 
 def _path(config: Config) -> str:
@@ -47,6 +51,7 @@ PAIRS: dict[str, Callable[[Config], Pairs]] = {
 # What one example is, for the provenance.
 SAW = {
     "miniature": "captioned pictures of the miniature stream (seed {seed})",
+    "synthetic": "random pictures with random captions",
     "folder": "captioned pictures of the folder {path}",
     "webdataset": "captioned pictures of the shards {path}",
     "tfds": "captioned pictures of {dataset} ({split})",
@@ -97,6 +102,29 @@ def pair_source(
     return PairExamples(
         pairs, rows.encode, size, seed=config.seed, scale=(float(low), float(high)), extras=extras
     )
+
+
+def synthetic_source(
+    config: Config,
+    tokenizer: Tokenizer,
+    size: int,
+    vocabulary: int,
+    extras: Callable[[UInt8[np.ndarray, "H W 3"]], Example] | None = None,
+) -> Source:
+    """Makes random examples, for benchmarks and plans; see `inputs.synthetic`.
+
+    Args:
+        config: its input.
+        tokenizer: whose rows captions look like.
+        size: of the image tower, pixels.
+        vocabulary: of the text tower.
+        extras: further arrays of an example, from its picture.
+    """
+    t = short_rows(tokenizer, config.input.context)
+    return Synthetic(
+        size, t.context, vocabulary, t.start, t.end, t.pad, config.input.examples,
+        config.input.seed, extras,
+    )  # fmt: skip
 
 
 def short_rows(tokenizer: Tokenizer, context: int) -> Tokenizer:

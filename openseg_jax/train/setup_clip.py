@@ -23,7 +23,13 @@ from openseg_jax.models.variants import CLIPConfig, Preprocess
 from openseg_jax.tasks.base import Task
 from openseg_jax.tasks.clip import ClipTask
 from openseg_jax.text.tokenizer import Tokenizer, openai_tokenizer, word_tokenizer
-from openseg_jax.train.pair_inputs import open_pairs, pair_source, saw_of, short_rows
+from openseg_jax.train.pair_inputs import (
+    open_pairs,
+    pair_source,
+    saw_of,
+    short_rows,
+    synthetic_source,
+)
 from openseg_jax.train.setup import DTYPES
 from openseg_jax.train.sharding import BATCH_AXES
 from openseg_jax.train.state import Config
@@ -32,6 +38,8 @@ from openseg_jax.types import Array, Params, UInt8
 from openseg_jax.weights.folder import save_folder
 from openseg_jax.weights.load import load_clip
 
+# Names of `config.input.name` that read no files.
+MADE = ("miniature", "synthetic")
 TILE = 1024
 PLAIN_ROWS = 4096
 
@@ -87,13 +95,16 @@ def miniature_tokenizer(context: int) -> Tokenizer:
     return word_tokenizer(words, context)
 
 
-def miniature_source(
+def made_source(
     config: Config,
     tokenizer: Tokenizer,
-    size: int,
+    model: CLIPConfig,
     extras: Callable[[UInt8[np.ndarray, "H W 3"]], Example] | None = None,
 ) -> Source:
-    """Builds the miniature's endless stream of captioned pictures."""
+    """Builds an endless stream of captioned pictures that are not read but made; see `MADE`."""
+    size = model.vision.image_size
+    if config.input.name == "synthetic":
+        return synthetic_source(config, tokenizer, size, model.text.vocab_size, extras)
     example = functools.partial(streams.training_example, size=size, seed=config.input.seed)
     rows = short_rows(tokenizer, config.input.context)
     return ImageText(example, rows.encode, config.input.examples, extras)
@@ -136,25 +147,27 @@ def build(config: Config, mesh: Mesh | None = None) -> ClipSetup:
             load.
     """
     # Data first: nobody wants to load weights to learn that a path is wrong.
-    pairs = open_pairs(config, ("miniature",))
+    pairs = open_pairs(config, MADE)
     start = load_clip(config.init) if config.init else None
-    labels: tuple[str, ...] = () if pairs is not None else CLASS_NAMES
+    miniature = config.input.name == "miniature"
+    labels: tuple[str, ...] = CLASS_NAMES if miniature else ()
     if start is not None:
         tokenizer, model, preprocess = start.tokenizer, start.config, start.preprocess
         labels = tuple(start.defaults.get("labels", labels))
     else:
         described = config.model.to_dict()
         context = described["text"]["context"]
-        tokenizer = miniature_tokenizer(context) if pairs is None else openai_tokenizer(context)
+        tokenizer = miniature_tokenizer(context) if miniature else openai_tokenizer(context)
         if not described["text"]["vocab_size"]:
             described["text"]["vocab_size"] = tokenizer.end + 1
         model = CLIPConfig.from_dict(described)
         preprocess = Preprocess(model.vision.image_size)
-    size = model.vision.image_size
     if pairs is None:
-        source = miniature_source(config, tokenizer, size)
+        source = made_source(config, tokenizer, model)
     else:
-        source = pair_source(config, pairs, tokenizer, size)
+        source = pair_source(config, pairs, tokenizer, model.vision.image_size)
+    if config.task.loss == "sigmoid" and not model.logit_bias:
+        logging.warning("task.loss: these weights have no logit bias, so that all pairs start even")
     clip = CLIP(
         model,
         dtype=DTYPES[config.dtype],

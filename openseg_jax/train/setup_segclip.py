@@ -22,7 +22,7 @@ from openseg_jax.tasks.segclip import SegClipTask
 from openseg_jax.text.tokenizer import Tokenizer, openai_tokenizer
 from openseg_jax.train.pair_inputs import open_pairs, pair_source, saw_of
 from openseg_jax.train.setup import DTYPES
-from openseg_jax.train.setup_clip import miniature_source, miniature_tokenizer
+from openseg_jax.train.setup_clip import MADE, made_source, miniature_tokenizer
 from openseg_jax.train.state import Config
 from openseg_jax.train.zero_shot import Evaluator, make_evaluator
 from openseg_jax.types import Array, Params, UInt8
@@ -106,9 +106,9 @@ def build(config: Config, mesh: Mesh | None = None) -> SegClipSetup:
     """
     del mesh  # jit alone places what this task exchanges
     # Data first: nobody wants to load weights to learn that a path is wrong.
-    pairs = open_pairs(config, ("miniature",))
-    saw = saw_of(config)
-    defaults: dict[str, Any] = {"labels": list(CLASS_NAMES)} if pairs is None else {}
+    pairs = open_pairs(config, MADE)
+    saw, miniature = saw_of(config), config.input.name == "miniature"
+    defaults: dict[str, Any] = {"labels": list(CLASS_NAMES)} if miniature else {}
     start = None
     if config.init:
         loaded = load_clip(config.init)
@@ -119,7 +119,7 @@ def build(config: Config, mesh: Mesh | None = None) -> SegClipSetup:
     else:
         described = config.model.to_dict()
         context = described["text"]["context"]
-        tokenizer = miniature_tokenizer(context) if pairs is None else openai_tokenizer(context)
+        tokenizer = miniature_tokenizer(context) if miniature else openai_tokenizer(context)
         if not described["text"]["vocab_size"]:
             described["text"]["vocab_size"] = tokenizer.end + 1
         clip = CLIPConfig.from_dict(described)
@@ -132,7 +132,7 @@ def build(config: Config, mesh: Mesh | None = None) -> SegClipSetup:
     switches = (config.scan, config.remat, config.attention)
     extras = _superpixels(config, vision) if s.superpixel else None
     if pairs is None:
-        source = miniature_source(config, tokenizer, vision.image_size, extras)
+        source = made_source(config, tokenizer, clip, extras)
     else:
         source = pair_source(config, pairs, tokenizer, vision.image_size, extras)
     task = SegClipTask(
