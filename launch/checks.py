@@ -95,7 +95,7 @@ def _code(run: Run) -> list[str]:
             f"--config: {config} is not committed, and the machines get what is; "
             f"run git add {config} && git commit"
         )
-    changed = [line[3:] for line in _git("status", "--porcelain", "--untracked-files=no")]
+    changed = _git("diff", "--name-only", "HEAD")
     if config in changed:
         raise UserError(
             f"--config: {config} has changes that are not committed, and the machines get what is; "
@@ -138,6 +138,8 @@ def _workdir(run: Run) -> list[str]:
             f"--workdir {line.workdir} is a folder of each machine, and {why}; "
             f"give --workdir gs://BUCKET/{run.name}"
         ]
+    if run.target != "local" and not line.workdir.startswith(("/", "~")):
+        return [f"--workdir {line.workdir} will be ~/{run.folder}/{line.workdir} over there"]
     return []
 
 

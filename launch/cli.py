@@ -122,9 +122,7 @@ def _target_options(where: Any, how: Any, target: str) -> None:
     if target == "slurm":
         where.add_argument("--nodes", type=_positive, default=1, help="(%(default)s)")
         where.add_argument("--gpus", type=_positive, default=8, help="of a node (%(default)s)")
-        where.add_argument(
-            "--time", type=_limit, default="", help="limit, as SLURM writes it (the partition's)"
-        )
+        where.add_argument("--time", type=_limit, help="limit, as in 24:00:00 (the partition's)")
     if target == "gpu":
         where.add_argument("--host", default="", help="user@box (this machine)")
     if target in ("gpu", "slurm"):
@@ -215,7 +213,8 @@ def _table() -> str:
         "before:  add --dry-run to see the script that would run, and nothing else happens\n"
         "options: python -m launch TARGET --help; what to take when: launch/README.md"
     )
-    started = [f"  {target} --name {name}" for target, name in records.known()]
+    paid = [(target, name) for target, name in records.known() if target != "local"]
+    started = [f"  {target} --name {name}" for target, name in paid]
     if started:
         text += "\n\nstarted from here and not deleted (they may cost):\n" + "\n".join(started)
     return text

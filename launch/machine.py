@@ -47,12 +47,12 @@ class Machine:
 
     def script(self) -> str:
         """Returns the text of `machine.sh`."""
-        setup = SETUP if self.python else SETUP_NOTHING
-        parts = [HEAD, _values(self), setup, _processes(self), _mirror(self.bucket), RUN, VERBS]
-        text = "\n\n".join(part.strip("\n") for part in parts) + "\n"
-        for mark, value in (("@UV@", UV), ("@PYTHON@", self.python), ("@FINAL@", FINAL_CODES)):
-            text = text.replace(mark, value)
-        return text
+        setup = SETUP_NOTHING
+        if self.python:
+            setup = SETUP.replace("@UV@", UV).replace("@PYTHON@", self.python)
+        run = RUN.replace("@FINAL@", FINAL_CODES)
+        parts = [HEAD, _values(self), setup, _processes(self), _mirror(self.bucket), run, VERBS]
+        return "\n\n".join(part.strip("\n") for part in parts) + "\n"
 
 
 HEAD = """
@@ -149,7 +149,8 @@ run() {
     [ "$try" -ge "$restarts" ] && break
     try=$((try + 1))
     # The other hosts must notice, and end, before all can meet again.
-    for _ in $(seq "$pause"); do [ -e stopped ] || sleep 1; done
+    sleep "$pause" &
+    wait "$!"
     [ -e stopped ] && break
   done
   # Ended on request, however tidily: not done. 143 is what the request alone would have given.

@@ -49,7 +49,7 @@ def logs(run: Run) -> str:
 def status(run: Run) -> str:
     """Says what the queue knows, now and of the past."""
     return script(
-        f'squeue --user="$USER" --name={run.name} --long',
+        f'squeue --user="$(id -un)" --name={run.name} --long',
         command(
             "sacct", f"--name={run.name}", "--allocations",
             "--format=JobID,State,ExitCode,Elapsed,NodeList",
@@ -79,7 +79,7 @@ def delete(run: Run) -> str:
         f"cd && {remote(run, 'clean')}",
         "\n".join([
             say("To check that nothing is left, this should be empty:"),
-            f'echo "  squeue --user=$USER --name={run.name}"',
+            f'echo "  squeue --user=$(id -un) --name={run.name}"',
         ]),
     )  # fmt: skip
 
@@ -151,11 +151,11 @@ def _size(run: Run) -> str:
 
 
 def _ask(run: Run) -> str:
-    return f'squeue --user="$USER" --name={run.name} --noheader --format=%i'
+    return f'squeue --user="$(id -un)" --name={run.name} --noheader --format=%i'
 
 
 def _cancel(run: Run, *more: str) -> str:
-    return " ".join(("scancel", '--user="$USER"', f"--name={run.name}", *more))
+    return " ".join(("scancel", '--user="$(id -un)"', f"--name={run.name}", *more))
 
 
 def _job(run: Run) -> str:
