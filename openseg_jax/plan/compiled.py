@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -130,7 +131,7 @@ def bytes_here(tree: Any, fallback: Any = None) -> int:
     for leaf in jax.tree.leaves(tree):
         placed = getattr(leaf, "sharding", None) or fallback
         shape = leaf.shape if placed is None else placed.shard_shape(leaf.shape)
-        typed = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        typed = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
         total += int(np.prod(shape)) * (8 if typed else np.dtype(leaf.dtype).itemsize)
     return total
 

@@ -27,7 +27,7 @@ from openseg_jax.train.state import Config, flat_names, nested
 from openseg_jax.types import Params
 from openseg_jax.weights.folder import CONFIG_FILE, read_json
 from openseg_jax.weights.loaded import LoadedClip
-from openseg_jax.weights.registry import known
+from openseg_jax.weights.registry import MINIATURE, known
 from openseg_jax.weights.report import Report
 from openseg_jax.weights.tree import param_spec, unflatten
 
@@ -62,7 +62,7 @@ def architecture(init: str) -> CLIPConfig:
     """
     if init in VARIANTS:
         return VARIANTS[init]
-    folder = Path(init)
+    folder = MINIATURE if init == "miniature" else Path(init)
     if (folder / CONFIG_FILE).is_file():
         return CLIPConfig.from_dict(read_json(folder / CONFIG_FILE)["model"])
     if init.endswith("/model") or folder.suffix or folder.exists():

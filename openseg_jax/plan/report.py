@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Any
 
+from openseg_jax.models.remat import remat_name
 from openseg_jax.plan.compiled import QUICK, Measured, gib
 from openseg_jax.plan.cost import RING
 from openseg_jax.plan.roofline import gradient_bound, roofline
@@ -153,8 +154,8 @@ def advice(p: Planned) -> list[str]:
     if m.needed - m.state > 0.2 * m.needed:
         if p.rows > 1:
             found.append(f"--accumulate {c.accumulate * 2}: half the activations at once")
-        if c.remat in (False, "none"):
-            found.append("--set remat=True: keep block inputs only, at a third more products")
+        if remat_name(c.remat) == "none":
+            found.append("--set remat=full: keep block inputs only, at a third more products")
         if c.dtype == "float32":
             found.append("--set dtype=bfloat16: half the bytes of activations")
         found.append(f"--batch {max(1, p.batch // 2)}: fewer examples a step")
@@ -193,6 +194,24 @@ def plan_text(p: Planned, largest: Largest | None = None, *, exact: bool = False
         )  # fmt: skip
         lines.append(f"compiled by libtpu with {effort} in {m.seconds:.0f} s; nothing was run")
     lines += [f"numbers of the chip: {source}" for source in m.machine.chip.sources]
+    return "\n".join(lines)
+
+
+def inference_text(name: str, asked: Any, batch: int, m: Measured, model: float) -> str:
+    """Writes the plan of a method's inference on one device."""
+    with_second = f" and {asked.classifier}" if name == "car" else ""
+    lines = [
+        machine_line(m.machine),
+        f"{name} on {asked.model}{with_second}: {batch} picture(s) of {asked.height}×{asked.width} "
+        f"at once on one device, {asked.classes} classes, {asked.dtype}; devices exchange nothing",
+        "",
+        *memory_lines(m),
+        *flops_lines(m, model),
+    ]
+    if m.cost is not None:
+        lines += roofline_lines(m, model)
+    if not m.fits:
+        lines += ["what to change:", "  --batch, --set height=, --set width=: fewer pixels at once"]
     return "\n".join(lines)
 
 

@@ -96,7 +96,7 @@ def parse(name: str) -> Machine:
         if short not in names_of(chip):
             unknown_name(name, names_of(chip), "--topology")
         size = names_of(chip)[short].partition(":")[2]
-    shape = tuple(map(int, size.split("x")))
+    shape: tuple[int, ...] = tuple(int(n) for n in size.split("x"))
     return Machine(name, chip, _checked(name, chip, shape))
 
 
@@ -109,7 +109,7 @@ def _checked(name: str, chip: Chip, shape: tuple[int, ...]) -> tuple[int, ...]:
                 "--topology", f"at most {chip.pod} cards a box, then boxes ({chip.name}:8x4)",
                 repr(name), "correct it",
             )  # fmt: skip
-        return (*shape, 1)[:2]
+        return shape if len(shape) == 2 else (*shape, 1)
     if len(shape) != chip.axes:
         example = names_of(chip)[min(names_of(chip), key=lambda n: abs(len(n) - len(name)))]
         raise expected(

@@ -88,7 +88,7 @@ def _program(config: Config, mesh: Any) -> tuple[Program, Any]:
 def _model_flops(config: Config, mesh: Any) -> float:
     """Counts the products of a step that keeps everything and cuts nothing into parts."""
     plain = config.copy_and_resolve_references()
-    plain.remat, plain.accumulate = False, 1
+    plain.remat, plain.accumulate = "none", 1
     program, made = _program(plain, mesh)
     traced = program.step.trace(program.like, made.frozen, made.batch, _key())
     return count_flops(traced.jaxpr)
