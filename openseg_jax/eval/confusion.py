@@ -15,7 +15,6 @@ classes the mean runs over, so a mean is never reported here without the name of
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
 
 import numpy as np
 
@@ -227,35 +226,6 @@ def split_metrics(
     (s, s_accuracy), (u, u_accuracy) = side(~unseen), side(unseen)
     both = 0.0 if s + u == 0 else 2 * s * u / (s + u)
     return SplitMetrics(s, u, both, s_accuracy, u_accuracy)
-
-
-def region_iou(
-    predicted: Bool[np.ndarray, "H W"], truth: Bool[np.ndarray, "H W"]
-) -> tuple[int, int, float]:
-    """Compares two masks.
-
-    Args:
-        predicted, truth: masks; anything above zero is inside.
-    Returns:
-        pixels of the intersection, of the union, and their ratio (0 for an empty union).
-    Source:
-        CaR's referring evaluation; oIoU is the ratio of the sums over a data set.
-    """
-    inside, wanted = np.asarray(predicted) > 0, np.asarray(truth) > 0
-    both, either = int((inside & wanted).sum()), int((inside | wanted).sum())
-    return both, either, both / either if either else 0.0
-
-
-def format_table(names: Iterable[str], measured: Metrics) -> str:
-    """Formats per-class IoU and the means as plain text, one class a line."""
-    names = list(names)
-    width = max([len(name) for name in names] + [len("mIoU (union)")])
-    rows = [
-        f"{name:<{width}}  {'absent' if np.isnan(iou) else format(100 * iou, '6.2f')}"
-        for name, iou in zip(names, measured.iou, strict=True)
-    ]
-    rows += [f"{f'mIoU ({key})':<{width}}  {100 * v:6.2f}" for key, v in measured.miou.items()]
-    return "\n".join(rows)
 
 
 def _counts(matrix: Int[np.ndarray, "C C"], ignore_background: bool, drops_column: bool):

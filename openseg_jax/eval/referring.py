@@ -40,7 +40,7 @@ from openseg_jax.types import Bool, UInt8
 if TYPE_CHECKING:
     from openseg_jax.eval.report_html import Picture
 
-__all__ = ["Objects", "ReferringEvaluator", "find_object"]
+__all__ = ["Objects", "ReferringEvaluator", "find_object", "row_of"]
 
 _AHEAD = 2  # objects that are read while one is segmented
 
@@ -179,7 +179,8 @@ class ReferringEvaluator:
             method=self.method,
             model=self.model,
             rows=tuple(
-                _row(name, self.source.items[i].texts, cells[name]) for i, name in enumerate(names)
+                row_of(name, self.source.items[i].texts, cells[name])
+                for i, name in enumerate(names)
             ),
             provenance=facts,
             timings={"total": time.perf_counter() - start, **seconds},
@@ -262,7 +263,8 @@ class ReferringEvaluator:
         }
 
 
-def _row(name: str, texts: Sequence[str], cells: Any) -> ReferringRow:
+def row_of(name: str, texts: Sequence[str], cells: Any) -> ReferringRow:
+    """Makes an object's row of the cells (`record.to_cells`) of its 2×2 matrix: outside, inside."""
     counts = total([cells], 2)
     inside = int(counts[1, 1])
     return ReferringRow(name, tuple(texts), inside, int(counts.sum() - counts[0, 0]))

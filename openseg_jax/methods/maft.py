@@ -31,7 +31,7 @@ from openseg_jax.methods.maft_config import LONGEST_EDGE, MaftConfig, configure,
 from openseg_jax.methods.maft_encoder import Encoder, full_size, short_edge_size
 from openseg_jax.methods.maft_panoptic import Instance, Segment, instances, panoptic
 from openseg_jax.methods.maft_scores import class_probabilities, ensemble
-from openseg_jax.methods.maft_texts import MaftText
+from openseg_jax.methods.maft_texts import MaftText, with_non_object
 from openseg_jax.methods.proposals import ProposalSource, load_source
 from openseg_jax.models.vit import VisionTransformer
 from openseg_jax.ops.resize import resize
@@ -254,10 +254,7 @@ class Maft:
     def _propose(
         self, params: Params, image: Any, text: MaftText, valid: Any
     ) -> tuple[Array, Array, Array | None]:
-        rows = jnp.asarray(text.rows)
-        if "non_object" in params:
-            extra = params["non_object"].reshape(1, -1)
-            rows = jnp.concatenate([rows, extra / jnp.linalg.norm(extra)])
+        rows = with_non_object(jnp.asarray(text.rows), params.get("non_object"))
         if self.config.ensemble_weight == 0:
             return *self.source.propose(params["source"], image, rows, valid), None
         source: Any = self.source

@@ -6,14 +6,16 @@ import dataclasses
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from openseg_jax.methods.maft_config import MaftConfig
 from openseg_jax.methods.vocabulary import checked_names, rivals_of, unit_rows
+from openseg_jax.models.clip import normalize
 from openseg_jax.text.classifier import TextEncoder, text_classifier
 from openseg_jax.types import Array, Bool, Float
 
-__all__ = ["MaftText", "build", "ensemble_templates", "from_embeddings", "with_non_object"]
+__all__ = ["MaftText", "build", "from_embeddings", "with_non_object"]
 
 
 @jax.tree_util.register_dataclass
@@ -42,19 +44,13 @@ class MaftText:
         return dataclasses.replace(self, count=self.valid.shape[0], rivals=0, names=())
 
 
-def ensemble_templates(vectors: Float[np.ndarray, "S C E"]) -> Float[np.ndarray, "C E"]:
-    """Averages the unit vectors of S templates and scales the mean to unit length."""
-    mean = unit_rows(vectors).mean(axis=0)
-    return unit_rows(mean)
-
-
 def with_non_object(
-    rows: Float[np.ndarray, "C E"], non_object: Float[np.ndarray, "1 E"] | None
-) -> Float[np.ndarray, "G E"]:
+    rows: Float[Array, "C E"], non_object: Float[Array, "1 E"] | None
+) -> Float[Array, "G E"]:
     """Appends the learnt row for "no object", scaled to unit length, where there is one."""
     if non_object is None:
         return rows
-    return np.concatenate([rows, unit_rows(np.asarray(non_object, np.float32).reshape(1, -1))])
+    return jnp.concatenate([rows, normalize(non_object.reshape(1, -1))])
 
 
 def from_embeddings(

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from openseg_jax.eval import confusion
+from openseg_jax.eval.record import to_cells
+from openseg_jax.eval.referring import row_of
 from tests import golden
 
 CASES = golden.cases("car", "eval")
@@ -48,9 +50,12 @@ def test_car_golden_eval_without_background(path):
 @pytest.mark.parametrize("path", CASES, ids=lambda p: p.stem)
 def test_car_golden_eval_region(path):
     arrays, _ = golden.load(path)
-    inter, union, iou = confusion.region_iou(arrays["in/ref_pred"], arrays["in/ref_gt"])
-    assert (inter, union) == (int(arrays["out/ref_inter"]), int(arrays["out/ref_union"]))
-    assert iou == pytest.approx(float(arrays["out/ref_iou"]), rel=1e-6)
+    truth, found = ((arrays[f"in/ref_{side}"] > 0).astype(int) for side in ("gt", "pred"))
+    matrix = confusion.confusion_matrix(truth, found, 2, ignore=None)
+    row = row_of("object", (), to_cells(matrix))
+    want = (int(arrays["out/ref_inter"]), int(arrays["out/ref_union"]))
+    assert (row.intersection, row.union) == want
+    assert row.iou == pytest.approx(float(arrays["out/ref_iou"]), rel=1e-6)
 
 
 def test_car_golden_eval_can_fail():

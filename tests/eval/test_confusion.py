@@ -99,15 +99,3 @@ def test_mistakes_are_named():
         confusion.miou(np.eye(2, dtype=int), "unions")
     with pytest.raises(UserError, match="matrix"):
         confusion.metrics(np.ones((2, 3), int))
-
-
-def test_region_iou():
-    a, b = np.zeros((4, 4), bool), np.zeros((4, 4), bool)
-    a[:2], b[1:3] = True, True
-    assert confusion.region_iou(a, b) == (4, 12, pytest.approx(1 / 3))
-    assert confusion.region_iou(a & ~a, b & ~b) == (0, 0, 0.0)
-
-
-def test_table_names_absent_classes():
-    text = confusion.format_table(["grass", "zebra"], confusion.metrics(np.array([[4, 0], [0, 0]])))
-    assert "absent" in text and "100.00" in text and "mIoU (union)" in text

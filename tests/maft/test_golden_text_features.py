@@ -1,12 +1,16 @@
 """MAFT golden: class embeddings from 14 templates, and the non-object row."""
 
 import functools
+import types
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
 
-from openseg_jax.methods.maft_texts import ensemble_templates, with_non_object
+from openseg_jax.methods.maft_texts import with_non_object
+from openseg_jax.methods.vocabulary import unit_rows
+from openseg_jax.text import classifier
 from openseg_jax.text.prompts import fill, templates
 from openseg_jax.text.tokenizer import openai_tokenizer
 from tests import golden
@@ -37,10 +41,14 @@ def test_maft_golden_templates_and_names(path):
 
 
 @CASE
-def test_maft_golden_text_features(path):
+def test_maft_golden_text_features(path, monkeypatch):
     a, meta, out, non_object = encoded(path)
     np.testing.assert_allclose(out, a["out/per_template_unnormalised"], atol=1e-4)
-    classes = ensemble_templates(out)
+    # The golden's own tokens: the names reach the classifier as embeddings, all templates of each.
+    rows = unit_rows(out.swapaxes(0, 1).reshape(-1, out.shape[-1]))
+    monkeypatch.setattr(classifier, "encode_texts", lambda *args, **settings: rows)
+    stand_in: Any = types.SimpleNamespace(config=types.SimpleNamespace(embed_dim=out.shape[-1]))
+    classes = classifier.encode_names(stand_in, meta["class_names"], meta["templates"])
     np.testing.assert_allclose(classes, a["out/class_text_features"], atol=1e-5)
     rows = with_non_object(classes, non_object)
     np.testing.assert_allclose(rows, a["out/text_features_with_nonobject"], atol=1e-5)
