@@ -24,7 +24,7 @@ def get_config(arg: str = "") -> ConfigDict:
     c.accumulate = 1  # parts that a batch is cut into; the gradients stay the whole batch's
     c.dtype = "float32"  # of the computation: float32 or bfloat16; parameters are float32
     c.scan = True  # compile one transformer block and loop; False unrolls (faster on CPUs)
-    c.remat = False  # recompute blocks in the backward pass to save memory
+    c.remat = "none"  # what blocks compute again to save memory: full, dots; see models/remat.py
     c.attention = "auto"  # backend, see ops/attention.py
     c.log_every = 20  # steps
     c.checkpoint_every = 500  # steps
@@ -88,8 +88,8 @@ def get_config(arg: str = "") -> ConfigDict:
     c.watch.profile = ""  # steps to profile, "100:105" (the last one not); "" none
 
     c.input = ConfigDict()
-    c.input.name = "miniature"  # miniature, or the keys of train/pair_inputs.py PAIRS:
-    # folder, webdataset, tfds
+    c.input.name = "miniature"  # miniature, synthetic (noise, for measuring), or the keys of
+    # train/pair_inputs.py PAIRS: folder, webdataset, tfds
     c.input.path = ""  # folder of pictures; tar shards (x/{00000..00331}.tar); TFDS's data_dir
     c.input.captions = ""  # captions file in the folder; "" finds captions.* or metadata.*
     c.input.dataset = "coco_captions"  # of TFDS

@@ -114,7 +114,7 @@ def load_config(text: str, package: str = "openseg_jax.configs") -> ConfigDict:
         config = module.get_config(arg)
     except ValueError as error:
         raise UserError(f"{where}: {error}") from error
-    except (AttributeError, KeyError) as error:
+    except (AttributeError, KeyError, TypeError) as error:
         # ConfigDict words its complaint over many lines; the first says which key.
         raise UserError(
             f"{where}: {str(error).splitlines()[0]}; keys are those of {_base(package)}"
@@ -143,7 +143,8 @@ def override(config: ConfigDict, settings: Sequence[str]) -> ConfigDict:
 
     Args:
         config: as loaded; not changed.
-        settings: Python literals after "=", else taken as strings.
+        settings: Python literals after "=", else taken as strings; a key that holds a text takes
+            what stands there as it is, so that a folder may be called 2024.
 
     Raises:
         UserError: for an unknown key or a value of another type.
@@ -160,7 +161,7 @@ def override(config: ConfigDict, settings: Sequence[str]) -> ConfigDict:
             node = node[key]
         _check_key(node, last, name)
         try:
-            value = ast.literal_eval(text)
+            value = text if isinstance(node[last], str) else ast.literal_eval(text)
         except (ValueError, SyntaxError):
             value = text
         try:

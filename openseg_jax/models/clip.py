@@ -34,7 +34,7 @@ class CLIP(nn.Module):
     config: CLIPConfig
     dtype: jnp.dtype = jnp.float32
     scan: bool = True
-    remat: bool = False
+    remat: bool | str = "none"
     backend: str = "auto"
 
     def setup(self) -> None:

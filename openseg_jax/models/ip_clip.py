@@ -14,11 +14,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from openseg_jax.errors import UserError, check_shape
 from openseg_jax.models.layers import Block, loop_blocks
+from openseg_jax.models.remat import recomputed
 from openseg_jax.models.vit import VisionTransformer
 from openseg_jax.ops.attention import attention
 from openseg_jax.ops.ip_attention import ip_attention
@@ -184,7 +184,7 @@ def masked_tail(
         out = ip_attention(q, k, v, patch_k, patch_v, masks, backend=visual.backend)
         return _finish(block, params, x[:, :count], out)
 
-    final = jax.checkpoint(final) if visual.remat else final
+    final = recomputed(final, visual.remat)
     out = final(x, token_masks, visual.block_params(last))
     return visual.project(visual.post(out))
 
@@ -210,7 +210,7 @@ def plain_tail(
         out = attention(q, k, v, backend="xla")
         return _finish(block, params, x[:, :1], out)
 
-    final = jax.checkpoint(final) if visual.remat else final
+    final = recomputed(final, visual.remat)
     return visual.project(visual.post(final(x, visual.block_params(last))[:, 0]))
 
 

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from flax.linen.linear import default_kernel_init
 
 from openseg_jax.models.last_block import LastBlock
+from openseg_jax.models.remat import recomputed
 from openseg_jax.ops.attention import attention, attention_weights
 from openseg_jax.types import Array, Bool, Float, Params
 
@@ -213,7 +214,7 @@ def run_stack(
     stop: int | None = None,
     mask: Bool[Array, "#B #A #N N"] | None = None,
     scan: bool | str = True,
-    remat: bool = False,
+    remat: bool | str = "none",
 ) -> Float[Array, "B N D"]:
     """Runs blocks `start` to `stop` (exclusive) of a stack.
 
@@ -240,7 +241,7 @@ def loop_blocks(
     start: int = 0,
     stop: int | None = None,
     scan: bool | str = True,
-    remat: bool = False,
+    remat: bool | str = "none",
 ) -> Any:
     """Calls `body` with the parameters of blocks `start` to `stop` (exclusive), one by one.
 
@@ -252,10 +253,10 @@ def loop_blocks(
         scan: True compiles one body and loops over a slice of the stack. "index" loops over block
             numbers instead, which spares the copy that slicing makes of a part of the stack, but
             makes gradients dear: it is for inference. False unrolls the blocks.
-        remat: recompute each block's inside in the backward pass instead of storing it.
+        remat: what of a block to compute again in the backward pass; see `models.remat`.
     """
     numbers = range(jax.tree.leaves(stack)[0].shape[0])[start:stop]
-    body = jax.checkpoint(body) if remat else body
+    body = recomputed(body, remat, looped=bool(scan))
     if not scan:
         for number in numbers:
             x = body(x, block_params(stack, number))

@@ -38,7 +38,7 @@ class MaeDecoder(nn.Module):
     pixels: int
     dtype: jnp.dtype = jnp.float32
     scan: bool = True
-    remat: bool = False
+    remat: bool | str = "none"
     backend: str = "auto"
 
     def setup(self) -> None:

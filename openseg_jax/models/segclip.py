@@ -134,7 +134,7 @@ class SegVision(nn.Module):
     scramble_images: int = 0
     dtype: jnp.dtype = jnp.float32
     scan: bool = True
-    remat: bool = False
+    remat: bool | str = "none"
     backend: str = "auto"
 
     def setup(self) -> None:
@@ -265,7 +265,7 @@ class SegCLIP(nn.Module):
     scramble_images: int = 0
     dtype: jnp.dtype = jnp.float32
     scan: bool = True
-    remat: bool = False
+    remat: bool | str = "none"
     backend: str = "auto"
 
     def setup(self) -> None:

@@ -18,7 +18,7 @@ class TextTransformer(nn.Module):
     embed_dim: int
     dtype: jnp.dtype = jnp.float32
     scan: bool = True
-    remat: bool = False
+    remat: bool | str = "none"
     backend: str = "auto"
 
     def setup(self) -> None:

@@ -75,7 +75,7 @@ class VisionTransformer(nn.Module):
         embed_dim: E.
         dtype: of the computation (bfloat16 or float32); parameters stay float32.
         scan: one compiled body for all blocks, see `layers.loop_blocks`.
-        remat: recompute blocks in the backward pass.
+        remat: what blocks compute again in the backward pass, see `models.remat`.
         backend: attention backend, see `ops.attention`.
     """
 
@@ -83,7 +83,7 @@ class VisionTransformer(nn.Module):
     embed_dim: int
     dtype: jnp.dtype = jnp.float32
     scan: bool | str = True
-    remat: bool = False
+    remat: bool | str = "none"
     backend: str = "auto"
 
     def setup(self) -> None:

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from openseg_jax.errors import expected, unknown_name
 from openseg_jax.inputs.pipeline import Source
+from openseg_jax.models.remat import remat_name
 from openseg_jax.tasks.base import Task
 from openseg_jax.train.state import Config
 from openseg_jax.types import Params
@@ -76,6 +77,7 @@ def build(config: Config, mesh: Mesh | None = None) -> Setup:
         unknown_name(config.task.name, TASKS, "task")
     if config.dtype not in DTYPES:
         unknown_name(config.dtype, DTYPES, "dtype")
+    remat_name(config.remat)
     module, function = TASKS[config.task.name]
     built = getattr(importlib.import_module(module), function)(config, mesh)
     if config.evaluate.every and not hasattr(built, "evaluator"):
