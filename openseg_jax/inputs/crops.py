@@ -80,10 +80,14 @@ def random_crop(
 
 
 def resize_crop(
-    image: UInt8[np.ndarray, "H W 3"], crop: Crop, size: int
+    image: UInt8[np.ndarray, "H W 3"] | Image.Image, crop: Crop, size: int
 ) -> UInt8[np.ndarray, "S S 3"]:
     """Cuts out a box and resizes it to a square, antialiased bicubic (Pillow's)."""
-    part = image[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
     # Cut first: Pillow's `box` would let pixels outside of it into the border's average.
-    picture = Image.fromarray(np.ascontiguousarray(part))
+    if isinstance(image, Image.Image):
+        box = (crop.left, crop.top, crop.left + crop.width, crop.top + crop.height)
+        picture = image.crop(box)
+    else:
+        part = image[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
+        picture = Image.fromarray(np.ascontiguousarray(part))
     return np.asarray(picture.resize((size, size), Image.Resampling.BICUBIC))

@@ -56,7 +56,7 @@ def read_image(
     """
     path = Path(path)
     _check_file(path)
-    return _read(path, path, max_pixels)
+    return np.array(_read(path, path, max_pixels))
 
 
 def decode_image(
@@ -73,12 +73,20 @@ def decode_image(
     Raises:
         UserError: when it is no picture, damaged or too large.
     """
+    return np.array(decode_picture(data, name, max_pixels=max_pixels))
+
+
+def decode_picture(data: bytes, name: str, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Does what `decode_image` does, and leaves the pixels with Pillow: mode "RGB".
+
+    For those who hand them on to Pillow: the way through an array is four copies.
+    """
     if not data:
         raise UserError(f"{name}: the file is empty; copy or download it again")
     return _read(io.BytesIO(data), name, max_pixels)
 
 
-def _read(file: Path | io.BytesIO, name: str | Path, max_pixels: int) -> UInt8[np.ndarray, "H W 3"]:
+def _read(file: Path | io.BytesIO, name: str | Path, max_pixels: int) -> Image.Image:
     try:
         # Pillow warns at its own size limit; ours decides.
         with warnings.catch_warnings():
@@ -180,25 +188,26 @@ def _too_large(name: str | Path, got: str, max_pixels: int) -> UserError:
 def _upright(picture: Image.Image) -> Image.Image:
     picture.load()
     try:
-        return ImageOps.exif_transpose(picture)
+        # Turned in place: otherwise Pillow copies pictures that need no turning.
+        ImageOps.exif_transpose(picture, in_place=True)
     except (OSError, *_DAMAGE):
-        # Cameras write broken EXIF blocks; the pixels are fine, so show them as they are.
-        return picture
+        pass  # cameras write broken EXIF blocks; the pixels are fine, so show them as they are
+    return picture
 
 
-def _to_rgb(picture: Image.Image) -> UInt8[np.ndarray, "H W 3"]:
+def _to_rgb(picture: Image.Image) -> Image.Image:
     if picture.mode.startswith("I") or picture.mode == "F":
-        return _from_deep(np.asarray(picture))
+        return Image.fromarray(_from_deep(np.asarray(picture)))
     if picture.mode == "CMYK":
         picture = _from_cmyk(picture)
     alpha = picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info
     if not alpha:
-        return np.array(picture.convert("RGB"))
+        return picture if picture.mode == "RGB" else picture.convert("RGB")
     if picture.mode == "La":
         picture = picture.convert("LA")
     layer = picture.convert("RGBA")
     white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
-    return np.array(Image.alpha_composite(white, layer).convert("RGB"))
+    return Image.alpha_composite(white, layer).convert("RGB")
 
 
 def _from_deep(values: np.ndarray) -> UInt8[np.ndarray, "H W 3"]:

@@ -14,11 +14,12 @@ from typing import Protocol
 
 import numpy as np
 from absl import logging
+from PIL import Image
 
 from openseg_jax.errors import UserError
 from openseg_jax.inputs.crops import Crop, random_crop, resize_crop
 from openseg_jax.inputs.image_text import caption_hash
-from openseg_jax.inputs.images import decode_image
+from openseg_jax.inputs.images import decode_picture
 from openseg_jax.inputs.pipeline import Example
 from openseg_jax.types import Int, UInt8
 
@@ -99,15 +100,15 @@ class PairExamples:
                 skipped = failed.copy()
             if found is None:
                 continue
-            image, text = found
+            picture, text = found
             # The place asked for, not the one found: neighbours that meet keep their own crops.
             words = np.random.SeedSequence([self.seed, index, epoch])
             rng = np.random.Generator(np.random.PCG64(words))
-            crop = random_crop(rng, image.shape[:2], scale=self.scale)
+            crop = random_crop(rng, (picture.height, picture.width), scale=self.scale)
             ids = self.encode([text])[0]
-            extras = {} if self.extras is None else self.extras(image, crop)
+            extras = {} if self.extras is None else self.extras(np.array(picture), crop)
             return {
-                "image": resize_crop(image, crop, self.size),
+                "image": resize_crop(picture, crop, self.size),
                 "ids": ids,
                 "caption": caption_hash(ids),
                 SKIPPED: skipped,
@@ -119,16 +120,14 @@ class PairExamples:
             "check the data"
         )
 
-    def _usable(
-        self, place: int, failed: Int[np.ndarray, "2"]
-    ) -> tuple[UInt8[np.ndarray, "H W 3"], str] | None:
+    def _usable(self, place: int, failed: Int[np.ndarray, "2"]) -> tuple[Image.Image, str] | None:
         """Reads a pair; None where it is of no use, which is counted in `failed`."""
         name = self.pairs.name(place)
         try:
             data, caption = self.pairs[place]
             text = clean_caption(caption)
             if text:
-                return decode_image(data, name), text
+                return decode_picture(data, name), text
             failed[1] += 1
             logging.log_first_n(logging.WARNING, "skipped: %s: empty caption", _SHOWN, name)
         except (UserError, OSError) as error:
