@@ -13,7 +13,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from openseg_jax.cli.segment import progress_bar
+from openseg_jax.cli.shared import progress_bar
 from openseg_jax.errors import UserError, expected, unknown_name
 
 DESCRIPTION = (

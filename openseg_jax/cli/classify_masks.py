@@ -12,13 +12,17 @@ import json
 import sys
 from pathlib import Path
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from openseg_jax import classify
+from openseg_jax.cli.shared import (
+    add_label_arguments,
+    background_of,
+    labels_of,
+    output_console,
+)
 from openseg_jax.errors import UserError
-from openseg_jax.inputs import labels
 
 _TABLE_ROWS, _BEST = 40, 3
 
@@ -28,15 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("image", metavar="IMAGE", help="any picture Pillow reads")
     parser.add_argument("--masks", required=True, metavar="FILE_OR_FOLDER", help="see above")
     what = parser.add_argument_group("what they may show")
-    what.add_argument(
-        "-l", "--labels", metavar="LIST", help='e.g. "zebra, grass"; "person,people" in quotes'
-    )
-    what.add_argument("--labels-file", metavar="FILE", help="one label a line")
-    what.add_argument(
-        "--background",
-        default="default",
-        metavar="LIST",
-        help="texts that compete unreported; 'none', or the weights' 'default'",
+    add_label_arguments(
+        what, background="texts that compete unreported; 'none', or the weights' 'default'"
     )
     how = parser.add_argument_group("how")
     how.add_argument(
@@ -51,13 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs `openseg classify-masks`."""
-    names = labels.parse_labels(args.labels) if args.labels is not None else []
-    if args.labels_file:
-        names += labels.read_labels(args.labels_file)
-    background = None
-    if args.background.strip().lower() != "default":
-        none = args.background.strip().lower() in ("none", "")
-        background = [] if none else labels.parse_labels(args.background)
+    names, background = labels_of(args), background_of(args)
     image, stem = Path(args.image), Path(args.image).stem or "picture"
     given = {image.resolve(), Path(args.masks).resolve()}
     for end in classify.OUTPUTS:
@@ -102,8 +93,7 @@ def _print(path: Path, found: classify.MaskScores) -> None:
         )  # fmt: skip
     if len(rows) > _TABLE_ROWS:
         table.add_row(f"… and {len(rows) - _TABLE_ROWS} more", "", "see the CSV")
-    console = Console(soft_wrap=True) if not sys.stdout.isatty() else Console()
-    console.print(table)
+    output_console().print(table)
 
 
 def _short(name: str) -> str:

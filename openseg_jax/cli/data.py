@@ -15,11 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from openseg_jax.cli.segment import progress_bar
+from openseg_jax.cli.shared import output_console, progress_bar
 from openseg_jax.errors import UserError, unknown_name
 
 ACTIONS = ("prepare", "verify", "list")
@@ -137,8 +136,7 @@ def _print_histogram(report: Any) -> None:
     table.add_section()
     share = f"{100 * report.not_labelled / total:.2f} %"
     table.add_row("not labelled", str(report.not_labelled), share, "")
-    console = Console() if sys.stdout.isatty() else Console(soft_wrap=True)
-    console.print(table)
+    output_console().print(table)
 
 
 def _list(args: argparse.Namespace) -> int:

@@ -8,7 +8,6 @@ other methods make of the same scenes.
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,10 +15,9 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from rich.console import Console
 from rich.table import Table
 
-from openseg_jax.cli.segment import progress_bar
+from openseg_jax.cli.shared import output_console, progress_bar
 from openseg_jax.files import atomic_write
 
 _SHOWN = 6
@@ -219,5 +217,5 @@ def _print(scores: Any, others: Any, page: Path, seconds: float) -> None:
         table.add_row(label, f"{100 * found.miou['gt']:.1f} %")
     for column in others:
         table.add_row(column.title, f"{100 * column.miou:.1f} %")
-    Console(soft_wrap=not sys.stdout.isatty()).print(table)
+    output_console().print(table)
     print(f"wrote {page} in {seconds:.0f} s; numbers are about the miniature only")

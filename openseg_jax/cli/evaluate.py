@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from openseg_jax.cli import distributed
-from openseg_jax.cli.segment import progress_bar
+from openseg_jax.cli.shared import output_console, progress_bar
 from openseg_jax.cli.train import base_config, load_config, override
 from openseg_jax.errors import UserError, expected
 
@@ -243,12 +243,11 @@ def open_source(bench: Any, config: Any) -> Any:
 
 def print_results(results: Sequence[Any]) -> None:
     """Prints the table of methods, the published numbers, times and the provenance."""
-    from rich.console import Console
     from rich.markup import escape
 
     from openseg_jax.eval import report_tables
 
-    console = Console(soft_wrap=True) if not sys.stdout.isatty() else Console()
+    console = output_console()
     first = report_tables.summary(results)
     _print_table(console, first, across=True)
     for one in report_tables.beside_published(results):

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from openseg_jax.cli.segment import progress_bar
+from openseg_jax.cli.shared import progress_bar
 from openseg_jax.errors import UserError, expected
 
 DESCRIPTION = (

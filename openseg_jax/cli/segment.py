@@ -16,21 +16,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    Progress,
-    SpinnerColumn,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-)
 from rich.table import Table
 
 from openseg_jax import api
+from openseg_jax.cli.shared import (
+    add_label_arguments,
+    background_of,
+    labels_of,
+    output_console,
+    progress_bar,
+)
 from openseg_jax.errors import UserError
-from openseg_jax.inputs import images, labels
+from openseg_jax.inputs import images
+from openseg_jax.inputs.labels import merge_duplicates
 from openseg_jax.methods.settings import preset
 
 _BATCH = 8
@@ -48,15 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments of `openseg segment`."""
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="any picture Pillow reads")
     what = parser.add_argument_group("what to look for")
-    what.add_argument(
-        "-l", "--labels", metavar="LIST", help='e.g. "zebra, grass"; "person,people" in quotes'
-    )
-    what.add_argument("--labels-file", metavar="FILE", help="one label a line")
-    what.add_argument(
-        "--background",
-        default="default",
-        metavar="LIST",
-        help="texts that may take pixels unreported; 'none', or the method's 'default'",
+    add_label_arguments(
+        what, background="texts that may take pixels unreported; 'none', or the method's 'default'"
     )
     how = parser.add_argument_group("how")
     how.add_argument(
@@ -100,11 +92,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs `openseg segment`."""
-    names, merged = labels.merge_duplicates(_labels(args))
+    names, merged = merge_duplicates(labels_of(args))
     jobs = plan_outputs(args.images, Path(args.out))
     kept = _check(list(jobs))
     segmenter = api.load(args.method, args.model, api.frozen_settings(settings_of(args)))
-    background = _background(args.background)
+    background = background_of(args)
     noted: set[str] = set()
     printed = []
     with progress_bar() as bar:
@@ -222,22 +214,8 @@ def print_table(path: Path, result: api.Segmentation, written: Sequence[Path]) -
     rest = 1 - sum(areas.values())
     table.add_section()
     table.add_row("background", "", "", f"{100 * rest:.1f} %")
-    console = Console(soft_wrap=True) if not sys.stdout.isatty() else Console()
-    console.print(table)
+    output_console().print(table)
     print("wrote " + ", ".join(str(file) for file in written))
-
-
-def _labels(args: argparse.Namespace) -> list[str]:
-    names = labels.parse_labels(args.labels) if args.labels is not None else []
-    if args.labels_file:
-        names += labels.read_labels(args.labels_file)
-    return names
-
-
-def _background(text: str) -> list[str] | None:
-    if text.strip().lower() == "default":
-        return None
-    return [] if text.strip().lower() in ("none", "") else labels.parse_labels(text)
 
 
 def _check(paths: Sequence[Path]) -> dict[Path, np.ndarray | tuple[int, int]]:
@@ -267,12 +245,3 @@ def _batches(kept: dict[Path, np.ndarray | tuple[int, int]]) -> Iterator[list[Pa
     for (height, width), group in groups.items():
         most = max(1, min(_BATCH, _KEEP_PIXELS // (8 * height * width)))
         yield from (group[i : i + most] for i in range(0, len(group), most))
-
-
-def progress_bar() -> Progress:
-    """Makes the bar on stderr that long runs show; silent where that is no terminal."""
-    return Progress(
-        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(),
-        TimeElapsedColumn(), console=Console(stderr=True), transient=True,
-        disable=not sys.stderr.isatty(),
-    )  # fmt: skip
