@@ -29,7 +29,7 @@ class Synthetic:
     """A source of {image UInt8[S S 3], ids Int32[T], caption Int32} that reads nothing.
 
     A few pictures of noise are made once and shown in turn; every example has a caption of its
-    own, so nothing but memory is saved by that. An example costs some 20 µs of a core.
+    own, so nothing but memory is saved by that. An example costs some 50 µs of a core.
 
     Attributes:
         size: S, pixels.

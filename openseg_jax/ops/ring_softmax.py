@@ -145,7 +145,8 @@ def ring_softmax(
     because keeping them would take B·E·s bytes on each device; that is a third of all
     numbers sent. A √N × √N layout of the pairs would send 2·(√N − 1)·n·E in the place of
     (N − 1)·n·E, for √N times the rows in memory. It is not used: for B = 32,768, E = 768 on 256
-    devices a step sends 0.4 GB from each device, a few per cent of the time of its towers.
+    devices a step sends 0.3 GB from each device, 6 ms at 50 GB/s, which is about a hundredth of
+    the time that ViT-L/14's towers take there at half of 197 TFLOP/s (computed, not measured).
 
     Args:
         image: unit-length image embeddings; any float dtype. Sums are float32 (float64 for

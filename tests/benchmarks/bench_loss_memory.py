@@ -133,16 +133,17 @@ def temporary(function: Any, batch: int, width: int) -> int:
     return function.lower(*shapes(batch, width)).compile().memory_analysis().temp_size_in_bytes
 
 
-def seconds(function: Any, batch: int, width: int, repeats: int) -> tuple[float, float]:
-    """Measures the shortest of some runs; returns it and the loss."""
+def seconds(function: Any, batch: int, width: int, repeats: int) -> tuple[float, float, float]:
+    """Measures some runs; returns the least wall and CPU seconds, and the loss."""
     args = examples(batch, width)
     compiled = function.lower(*args).compile()
     args, spent = jax.device_put(args, compiled.input_shardings[0]), []
     for _ in range(repeats):
-        start = time.perf_counter()
+        start = time.perf_counter(), time.process_time()
         value, _ = jax.block_until_ready(compiled(*args))
-        spent.append(time.perf_counter() - start)
-    return min(spent), float(value)
+        spent.append((time.perf_counter() - start[0], time.process_time() - start[1]))
+    wall, cpu = (min(times) for times in zip(*spent, strict=True))
+    return wall, cpu, float(value)
 
 
 def main() -> None:
@@ -164,25 +165,28 @@ def main() -> None:
         f"{platform.python_version()}, jax {jax.__version__}; E={args.width}, float32, tiles "
         f"{args.block}²; load {os.getloadavg()[0]:.1f}\n"
     )
-    print(f"| loss | form | MiB at {args.batch} | of all-gather | s at {args.timed} | loss there |")
-    print("|---|---|---|---|---|---|")
+    at = f"s at {args.timed}"
+    print(f"| loss | form | MiB at {args.batch} | of all-gather | {at} | CPU {at} | loss there |")
+    print("|---|---|---|---|---|---|---|")
     verdicts = []
     for name in ("softmax", "sigmoid"):
         made = forms(name, mesh, args.block)
         bytes_of = {form: temporary(f, args.batch, args.width) for form, f in made.items()}
         for form, function in made.items():
-            spent, value = seconds(function, args.timed, args.width, args.repeats)
+            wall, cpu, value = seconds(function, args.timed, args.width, args.repeats)
             share = bytes_of[form] / bytes_of["all-gather"]
             print(
-                f"| {name} | {form} | {bytes_of[form] / MIB:.0f} | {share:.3f} | {spent:.2f} | "
-                f"{value:.6f} |"
+                f"| {name} | {form} | {bytes_of[form] / MIB:.0f} | {share:.3f} | {wall:.2f} | "
+                f"{cpu:.2f} | {value:.6f} |"
             )
         share = bytes_of["ring"] / bytes_of["all-gather"]
         verdict = "met" if share <= TARGET else "missed"
         verdicts.append(f"{name}: {share:.3f} of all-gather's memory, target {TARGET}, {verdict}")
         if args.whole:
-            spent, value = seconds(made["ring"], args.batch, args.width, 1)
-            verdicts.append(f"{name}: ring at {args.batch} took {spent:.1f} s, loss {value:.6f}")
+            wall, cpu, value = seconds(made["ring"], args.batch, args.width, 1)
+            verdicts.append(
+                f"{name}: ring at {args.batch}: {wall:.1f} s, {cpu:.1f} of CPU, loss {value:.6f}"
+            )
     print("\n" + "\n".join(verdicts))
 
 
