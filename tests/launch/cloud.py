@@ -68,6 +68,10 @@ class Cloud:
         (folder / "home").mkdir()
         self.ends_with("0")
 
+    def program(self, name: str, text: str) -> None:
+        """Puts a program on PATH."""
+        self._program(self.folder / "bin" / name, text)
+
     def ends_with(self, codes: str, *, on_another_tpu: str = "") -> None:
         """Says how tries of the command end: codes, or "wait" for one that goes on for ever."""
         (self.folder / "codes").write_text(codes)

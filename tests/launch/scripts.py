@@ -51,7 +51,7 @@ def commands(text: str, *start: str) -> list[list[str]]:
         if place < 0 or (place and line[:place].strip() not in ("", "if !", "if")):
             continue
         # What follows an operator is another command; values are never bare operators.
-        words = shlex.split(line[place:])
+        words = shlex.split(line[place:].removesuffix("; then"))
         ends = [i for i, word in enumerate(words) if word in ("&&", "||", "|", ";", "2>")]
         found.append(words[: ends[0]] if ends else words)
     return found

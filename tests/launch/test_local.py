@@ -52,6 +52,6 @@ def test_a_run_is_stopped_and_goes_on(tmp_path, launch):
     assert not log.exists() and (work / "checkpoints").exists()
 
 
-def test_a_mistake_ends_all_processes(launch):
-    train = ("--", "train", "--config", "miniature_clip:tiny", "--workdir", "/dev/null/x")
-    launch("--processes", "2", "--watch", *train, code=2)
+def test_a_mistake_ends_all_processes(tmp_path, launch):
+    train = ("--", "train", "--config", "miniature_clip:tiny", "--workdir", str(tmp_path / "w"))
+    launch("--processes", "2", "--watch", *train, "--set", "init=no-such-model", code=2)
