@@ -1,4 +1,4 @@
-"""Pictures of results: palette, label PNG, overlay with legend, side by side, grid.
+"""Pictures of results: palette, label PNG, overlay with legend, grid.
 
 Colours come from one fixed palette, so a label keeps its colour from picture to picture. The first
 seven are Okabe and Ito's, made for colour-blind readers; the others are chosen one by one to be as
@@ -246,24 +246,6 @@ def legend(
         ink = _INK if colour is not None else _FAINT
         draw.text((left, y + swatch / 2), text, fill=ink, font=font, anchor="lm")
     return np.asarray(panel)
-
-
-def side_by_side(
-    pictures: Sequence[UInt8[np.ndarray, "H W 3"]],
-    captions: Sequence[str] = (),
-    *,
-    height: int = 320,
-) -> UInt8[np.ndarray, "h w 3"]:
-    """Puts pictures next to each other at one height, with captions underneath.
-
-    Args:
-        pictures: any sizes.
-        captions: one a picture, or none.
-        height: of every picture, pixels.
-    Returns:
-        one picture on white.
-    """
-    return grid([pictures], [captions] if captions else (), height=height)
 
 
 def grid(

@@ -108,9 +108,9 @@ def test_overlay_without_a_label_and_with_hundreds():
     assert len(viz._entries(many, names, {}, 36)) == 37
 
 
-def test_grid_and_side_by_side():
+def test_grids():
     row = [picture(), picture(30, 30)]
-    one = viz.side_by_side(row, ["left", "right"], height=100)
+    one = viz.grid([row], [["left", "right"]], height=100)
     assert one.shape[2] == 3 and one.shape[1] == 150 + 100 + 2 * 8
     table = viz.grid([row, row[:1]], height=50)
     assert table.shape[:2] == (2 * 58, 75 + 50 + 16)

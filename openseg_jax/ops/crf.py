@@ -11,7 +11,6 @@ pydensecrf. With `CRFConfig(wrap_u8=True)` marginals follow pydensecrf's to abou
 from __future__ import annotations
 
 import dataclasses
-import functools
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +31,6 @@ __all__ = [
     "cam_probabilities",
     "crf_image",
     "dense_crf",
-    "dense_crf_batch",
     "label_map",
     "label_masks",
 ]
@@ -147,44 +145,6 @@ def dense_crf(
         config=dataclasses.replace(config, wrap_u8=False),
         capacity=capacity,
     )
-
-
-def dense_crf_batch(
-    images: UInt8[AnyArray, "B H W 3"],
-    probs: Float[AnyArray, "B labels H W"],
-    alive: Bool[AnyArray, "B C"] | None = None,
-    *,
-    valid: Bool[AnyArray, "B H W"] | None = None,
-    iterations: int = 10,
-    config: CRFConfig = _DEFAULT,
-    backend: str | None = None,
-    capacity: int | None = None,
-) -> Float[AnyArray, "B labels H W"]:
-    """Runs `dense_crf` on each image of a batch: a loop on the host, one vmap on the device.
-
-    Arguments and errors are those of `dense_crf` with a leading batch axis.
-    """
-    check_shape(images, "B H W 3", "images", dtype="uint8")
-    check_shape(probs, f"{len(images)} labels H W", "probs")
-    resolved = _resolve(backend, images, probs, alive, valid)
-    run = functools.partial(
-        dense_crf, iterations=iterations, config=config, backend=resolved, capacity=capacity
-    )
-    if resolved == "host":
-        rows = [
-            run(
-                images[i],
-                probs[i],
-                None if alive is None else alive[i],
-                valid=None if valid is None else valid[i],
-            )
-            for i in range(len(images))
-        ]
-        return np.stack(rows) if rows else np.zeros(probs.shape, np.float32)
-    living = jnp.ones((probs.shape[0], probs.shape[1] - 1), bool) if alive is None else alive
-    inside = jnp.ones(images.shape[:3], bool) if valid is None else valid
-    one = lambda image, prob, live, mask: run(image, prob, live, valid=mask)  # noqa: E731
-    return jax.vmap(one)(images, probs, living, inside)
 
 
 def label_map(marginals: Float[AnyArray, "*B labels H W"]) -> Int[AnyArray, "*B H W"]:

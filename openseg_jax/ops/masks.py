@@ -17,7 +17,6 @@ from openseg_jax.types import Array, Bool, Float, Int, Masks
 
 __all__ = [
     "Match",
-    "mask_iou",
     "match_proposals",
     "merge_sentences",
     "paint_labels",
@@ -128,18 +127,6 @@ def _strongest(
         return rows(probs)
     found = lax.map(rows, jnp.moveaxis(probs, 2, 0), batch_size=max(room, 1))
     return jnp.moveaxis(found[0], 0, 1), jnp.moveaxis(found[1], 0, 1)
-
-
-def mask_iou(
-    first: Bool[Array, "*B M H W"], second: Bool[Array, "*B N H W"]
-) -> Float[Array, "*B M N"]:
-    """Computes the intersection over union of every pair of masks; 0 where both are empty.
-
-    Args:
-        first: boolean masks of fewer than 2**24 pixels (counts are exact in float32).
-        second: boolean masks of the same size.
-    """
-    return soft_iou(first.astype(jnp.float32), second.astype(jnp.float32))
 
 
 def soft_iou(

@@ -87,8 +87,10 @@ def test_iou_of_pairs():
     other[2] = False
     both = (one[:, None] & other).sum((2, 3))
     want = both / (one[:, None] | other).sum((2, 3))
-    np.testing.assert_allclose(ops.mask_iou(one, other), want, rtol=1e-6)
-    assert ops.mask_iou(other[2:3], other[2:3]).tolist() == [[0.0]]
+    sharp = (x.astype(np.float32) for x in (one, other))
+    np.testing.assert_allclose(ops.soft_iou(*sharp), want, rtol=1e-6)
+    empty = other[2:3].astype(np.float32)
+    assert ops.soft_iou(empty, empty).tolist() == [[0.0]]
     p, q = one * 0.5, other * 0.25
     inter = np.einsum("mhw,nhw->mn", p, q)
     total = p.sum((1, 2))[:, None] + q.sum((1, 2)) - inter
