@@ -130,10 +130,12 @@ def _table(rows: list[dict[str, Any]], paths: list[str]) -> Table:
     kinds = {
         path: [k for k in ("top1", "top5") if f"zero_shot/{k}" in rows[0][path]] for path in paths
     }
-    for path in paths:
+    short = [Path(path).name for path in paths]
+    names = short if len(set(short)) == len(short) else paths
+    for path, name in zip(paths, names, strict=True):
         count = rows[0][path]["zero_shot/pictures"]
         for kind in kinds[path]:
-            table.add_column(f"{path}: {kind} of {count:,.0f}", justify="right")
+            table.add_column(f"{name}\n{kind} of {count:,.0f}", justify="right", overflow="fold")
     for row in rows:
         shares = [row[p][f"zero_shot/{kind}"] for p in paths for kind in kinds[p]]
         table.add_row(f"{row['alpha']:g}", *(f"{100 * share:.1f}" for share in shares))

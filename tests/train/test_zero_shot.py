@@ -1,5 +1,8 @@
 import functools
 import logging as std_logging
+import os
+import subprocess
+import sys
 from typing import Any
 
 import jax
@@ -158,3 +161,47 @@ def test_the_default_stream_is_the_one_to_choose_by():
     default = open_pictures("miniature", limit=3)
     assert np.array_equal(default[0][0], MiniatureCrops("val", 0, 3)[0][0])
     assert not np.array_equal(default[0][0], MiniatureCrops("test", 0, 3)[0][0])
+
+
+_EIGHT = """
+import jax
+from openseg_jax.configs.miniature_clip import get_config
+from openseg_jax.train import setup
+from openseg_jax.train.program import make_program
+from openseg_jax.train.sharding import make_mesh
+from openseg_jax.train.state import flat_names
+from openseg_jax.train.zero_shot import evaluate_state
+
+config = get_config("tiny")
+config.init, config.scan, config.average.decay = "miniature", True, 0.9
+config.evaluate.update({"every": 1, "path": "miniature:test", "limit": 200})
+
+def measured(mesh):
+    built = setup.build(config, mesh)
+    params, _ = built.task.init(jax.random.key(0), {})
+    state = make_program(config, built.task, mesh, params).start(params)
+    return state, evaluate_state(built.evaluator(config, mesh), state)
+
+_, one = measured(make_mesh(devices=jax.devices()[:1]))
+state, eight = measured(make_mesh(data=2, fsdp=2, tensor=2))
+params = flat_names(state.params)
+for name, mean in state.average.items():
+    assert mean.sharding == params[name].sharding, name
+kernel = state.average["visual/blocks/mlp/c_fc/kernel"]
+assert kernel.addressable_shards[0].data.shape == (6, 64, 256), "not sharded"
+# Other devices add in another order: a crop on the edge may fall on either side.
+assert one.keys() == eight.keys() and one["zero_shot/pictures"] == eight["zero_shot/pictures"]
+assert all(abs(one[key] - eight[key]) <= 0.01 for key in one), (one, eight)
+print("equal")
+"""
+
+
+@pytest.mark.slow
+def test_eight_devices_find_what_one_finds_and_averages_are_sharded():
+    flags = "--xla_force_host_platform_device_count=8"
+    env = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-c", _EIGHT], env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.strip() == "equal"
