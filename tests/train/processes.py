@@ -131,6 +131,9 @@ def serve() -> None:
     import openseg_jax.train.loop
     import openseg_jax.train.setup_clip  # noqa: F401
     import tests.train.toy_setup  # noqa: F401
+    from openseg_jax.train import setup
+
+    setup.TASKS["toy"] = ("tests.train.toy_setup", "build")
 
     for line in sys.stdin:
         question = json.loads(line)
