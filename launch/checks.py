@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from launch.command import FOLDERS
 from launch.run import ROOT, Run
 from openseg_jax.errors import UserError
 
@@ -77,7 +78,7 @@ def check(run: Run) -> list[str]:
         raise UserError(f"{run.target}: gcloud is not logged in; run gcloud auth login")
     if run.action != "start":
         return []
-    looks: Sequence[Callable[[Run], list[str]]] = (_code, _bucket, _workdir, _disk)
+    looks: Sequence[Callable[[Run], list[str]]] = (_code, _bucket, _workdir, _paths, _disk)
     return [line for look in looks for line in look(run)]
 
 
@@ -141,6 +142,21 @@ def _workdir(run: Run) -> list[str]:
     if run.target != "local" and not line.workdir.startswith(("/", "~")):
         return [f"--workdir {line.workdir} will be ~/{run.folder}/{line.workdir} over there"]
     return []
+
+
+def _paths(run: Run) -> list[str]:
+    """Files and folders of this computer, which other machines do not have."""
+    if run.target in ("local", "slurm") or (run.target == "gpu" and not run.host):
+        return []
+    found = []
+    for option, word in zip(("", *run.line.argv), run.line.argv, strict=False):
+        value = word.rpartition("=")[2]
+        written = option in FOLDERS or word.partition("=")[0] in (*FOLDERS, "--config")
+        if written or option == "--config" or "/" not in value:
+            continue
+        if Path(value).exists() and value not in _git("ls-files", "--", value):
+            found.append(f"{value} is of this computer; the machines need it in a bucket, or there")
+    return found
 
 
 def _disk(run: Run) -> list[str]:

@@ -14,7 +14,7 @@ from launch.run import Run
 from launch.targets.bundle import bundle, inside, openseg, remote
 
 ENVIRONMENT = {"JAX_PLATFORMS": "cuda,cpu"}
-# Seconds before the time limit at which the processes are asked to save and end.
+# Seconds before the time limit at which the processes are asked to save and end, at most.
 NOTICE = 300
 # Seconds that processes get after the first has ended: to save, or to notice that one is gone.
 LINGER = 120
@@ -53,7 +53,9 @@ def status(run: Run) -> str:
         command(
             "sacct", f"--name={run.name}", "--allocations",
             "--format=JobID,State,ExitCode,Elapsed,NodeList",
-        ),
+        )
+        + " || true  # not all clusters keep accounts",
+        f'tail -n 3 "$HOME"/{shlex.quote(run.folder)}/log.txt || true',
     )  # fmt: skip
 
 
@@ -101,7 +103,7 @@ def job(run: Run) -> str:
         "--open-mode=append",
         "--requeue",
         # To the processes, not to this script: they save a checkpoint and end.
-        f"--signal=TERM@{NOTICE}",
+        f"--signal=TERM@{notice(run.hours)}",
     ]
     head = "".join(f"#SBATCH {option}\n" for option in options)
     values = "".join(f"export {k}={shlex.quote(v)}\n" for k, v in ENVIRONMENT.items())
@@ -131,6 +133,25 @@ case $code in
 esac
 exit "$code"
 """
+
+
+def notice(limit: str) -> int:
+    """Returns the seconds of notice: of a short trial a quarter, or it would end as it starts.
+
+    Args:
+        limit: as sbatch takes it: minutes, [hours:]minutes:seconds, days-hours[:minutes[:seconds]].
+    """
+    if not limit:
+        return NOTICE
+    days, dash, rest = limit.rpartition("-")
+    parts = [int(part) for part in rest.split(":")]
+    if dash or len(parts) == 3:
+        hours, minutes, seconds = (*parts, 0, 0)[:3]
+    else:
+        hours, minutes, seconds = 0, *(*parts, 0)[:2]
+    whole = ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
+    # SLURM rounds a limit up to whole minutes.
+    return min(NOTICE, max(60, whole) // 4)
 
 
 def _words(run: Run) -> tuple[str, ...]:

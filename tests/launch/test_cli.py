@@ -111,6 +111,16 @@ def test_work_folders_that_would_be_lost(run, said):
     assert (not found) if said is None else said in found[0]
 
 
+def test_folders_of_this_computer_are_told(tmp_path):
+    path = str(tmp_path)
+    argv = ("train", "--config", f"{path}/x.py", "--workdir", path, "--set", f"input.path={path}")
+    here = Run("tpu-vm", "a", command=Command(argv), accelerator=accelerator("v5e-8"))
+    assert checks._paths(here) == [
+        f"{path} is of this computer; the machines need it in a bucket, or there"
+    ]
+    assert checks._paths(Run("slurm", "a", command=Command(argv))) == []
+
+
 def test_an_unknown_bucket_is_an_error_and_a_far_one_a_warning(monkeypatch):
     monkeypatch.setattr(checks.shutil, "which", lambda name: name)
     monkeypatch.setattr(checks, "ask", lambda *argv: "")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from launch import records
+from launch.targets import slurm
 from tests.launch.scripts import check_syntax, commands, dry, files, neutral
 
 FOLDER = Path(__file__).parent
@@ -144,6 +145,15 @@ def test_slurm_runs_a_process_a_gpu():
     srun = next(line for line in job.splitlines() if line.startswith("srun"))
     assert srun.endswith("--workdir /shared/big --distributed")
     assert "sbatch --parsable --partition=gpu --chdir=" in dry(*CASES["slurm"])
+
+
+@pytest.mark.parametrize(
+    ("limit", "seconds"),
+    [("", 300), ("24:00:00", 300), ("4:00", 60), ("8", 120), ("0:07", 15), ("2-0", 300),
+     ("0-0:10", 150), ("0-0:0:40", 15), ("0:10:00", 150)],
+)  # fmt: skip
+def test_short_trials_get_a_short_notice(limit, seconds):
+    assert slurm.notice(limit) == seconds
 
 
 def test_local_processes_meet_at_one_port():
