@@ -10,6 +10,7 @@ import argparse
 import ast
 import importlib
 import importlib.util
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -47,6 +48,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--export", metavar="DIR", help="also write a model folder at every checkpoint"
     )
+    parser.add_argument(
+        "--replay", type=int, metavar="STEP",
+        help="do not train: compute the loss of the kept bad_batch_STEP.npz again, and say where "
+        "it is not finite",
+    )  # fmt: skip
     distributed.add_arguments(parser, "the batches")
 
 
@@ -60,9 +66,13 @@ def run(args: argparse.Namespace) -> int:
     # JAX and grain are imported only now: `--help` stays fast.
     import jax
 
+    from openseg_jax.train.bad_batch import replay
     from openseg_jax.train.export import export_state, exporter
     from openseg_jax.train.loop import TrainingStopped, train
 
+    if args.replay is not None:
+        _print_replay(replay(config, Path(args.workdir), args.replay, args.checkpoints))
+        return 0
     if jax.process_index():
         logging.set_verbosity(logging.WARNING)  # the first process speaks for all
     hook = exporter(config, args.export) if args.export else None
@@ -76,6 +86,14 @@ def run(args: argparse.Namespace) -> int:
     export_state(config, folder, state)
     logging.info("model folder: %s", folder)
     return 0
+
+
+def _print_replay(found: Any) -> None:
+    """Prints numbers of a batch, and which of its gradients are not finite."""
+    print(f"step {found.step}: " + ", ".join(f"{k} {v:.6g}" for k, v in found.metrics.items()))
+    bad = [name for name, norm in found.gradients.items() if not math.isfinite(norm)]
+    print(f"gradients that are not finite: {len(bad)} of {len(found.gradients)}", *bad, sep="\n  ")
+    print("arrays and parameters that hold NaN or infinity:", ", ".join(found.unsound) or "none")
 
 
 def _is_ours_or_matters(record: Any) -> bool:

@@ -55,6 +55,10 @@ class Checkpoints:
         """Returns the newest step, or None where nothing was saved."""
         return self._manager.latest_step()
 
+    def steps(self) -> list[int]:
+        """Lists what is there, oldest first."""
+        return sorted(self._manager.all_steps())
+
     def preempted(self, step: int) -> bool:
         """Tells whether the processes agreed to stop here; each must ask at every step."""
         return self._manager.reached_preemption(step)
