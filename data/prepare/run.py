@@ -149,9 +149,14 @@ def _jobs(chosen: Recipe, root: Path, tell: Tell) -> Sequence[Job]:
         raise UserError(
             f"{root}: {chosen.title} holds no picture, the split is empty; {chosen.get}"
         )
-    names = {job.name for job in jobs}
-    if len(names) < len(jobs):
-        raise UserError(f"{root}: {chosen.title} names pictures twice; unpack it again")
+    named: dict[str, Job] = {}
+    for job in jobs:
+        other = named.setdefault(job.name, job)
+        if other is not job:
+            raise UserError(
+                f"{job.image}: {chosen.title} has {job.name!r} twice, here and at {other.image}; "
+                "take one of the two out, or unpack it again"
+            )
     return jobs
 
 

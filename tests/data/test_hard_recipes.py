@@ -82,6 +82,16 @@ def test_ade847_names_a_picture_that_is_cut_short(tmp_path):
         prepare("ade847", tmp_path, workers=1)
 
 
+def test_ade847_names_both_pictures_of_one_name(tmp_path):
+    def copy(files):
+        for name in [n for n in files if n.endswith((f"{ADE[0]}.jpg", f"{ADE[0]}_seg.png"))]:
+            files[name.replace("/street/", "/alley/")] = files[name]
+
+    write_ade(tmp_path, spoil=copy)
+    with pytest.raises(UserError, match=rf"street/{ADE[0]}.jpg: .*twice, here and at .*alley/"):
+        prepare("ade847", tmp_path, workers=1)
+
+
 def test_ade847_shrinks_what_is_larger(tmp_path):
     numbers = write_ade(tmp_path, sizes=((600, 520), (514, 700)))
     prepare("ade847", tmp_path, workers=1)
