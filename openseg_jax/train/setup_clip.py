@@ -52,6 +52,7 @@ class ClipSetup:
         task, source, saw: as there.
         config, preprocess, tokenizer: travel with the weights.
         labels: names that the weights know, used where a person gives none; may be empty.
+        start: provenance of the weights that it starts from; None for fresh ones.
     """
 
     task: Task
@@ -61,6 +62,7 @@ class ClipSetup:
     preprocess: Preprocess
     tokenizer: Tokenizer
     labels: tuple[str, ...] = ()
+    start: Mapping[str, str] | None = None
 
     def save(
         self,
@@ -71,6 +73,13 @@ class ClipSetup:
         dtype: str,
     ) -> None:
         """Writes the CLIP as a model folder."""
+        if self.start is not None:
+            before = f"before it {self.start['name']}: {self.start['saw']}"
+            provenance = {
+                **provenance,
+                "saw": f"{provenance['saw']}; {before}",
+                "licence": self.start["licence"],
+            }
         defaults = {"labels": list(self.labels), **defaults}
         save_folder(
             folder, self.config, params, self.preprocess, self.tokenizer, provenance,
@@ -186,4 +195,5 @@ def build(config: Config, mesh: Mesh | None = None) -> ClipSetup:
         axes=() if mesh is None else BATCH_AXES,
         start=None if start is None else start.params,
     )
-    return ClipSetup(task, source, saw_of(config), model, preprocess, tokenizer, labels)
+    told = None if start is None else start.provenance
+    return ClipSetup(task, source, saw_of(config), model, preprocess, tokenizer, labels, told)

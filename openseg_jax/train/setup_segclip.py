@@ -41,6 +41,7 @@ class SegClipSetup:
         task, source, saw: as there.
         config, preprocess, tokenizer: travel with the weights.
         defaults: of the CLIP it started from, as far as they say what the weights know.
+        licence: of that CLIP; "" where it starts from nothing.
     """
 
     task: Task
@@ -50,6 +51,7 @@ class SegClipSetup:
     preprocess: Preprocess
     tokenizer: Tokenizer
     defaults: Mapping[str, Any]
+    licence: str = ""
 
     def save(
         self,
@@ -60,6 +62,8 @@ class SegClipSetup:
         dtype: str,
     ) -> None:
         """Writes a model folder: the CLIP, and what SegCLIP adds under "segclip"."""
+        if self.licence:
+            provenance = {**provenance, "licence": self.licence}
         save_segclip(
             folder, self.config, params, self.preprocess, self.tokenizer, provenance,
             {**self.defaults, **defaults}, dtype,
@@ -109,12 +113,13 @@ def build(config: Config, mesh: Mesh | None = None) -> SegClipSetup:
     pairs = open_pairs(config, MADE)
     saw, miniature = saw_of(config), config.input.name == "miniature"
     defaults: dict[str, Any] = {"labels": list(CLASS_NAMES)} if miniature else {}
-    start = None
+    start, licence = None, ""
     if config.init:
         loaded = load_clip(config.init)
         clip, start = loaded.config, loaded.params
         tokenizer, preprocess = loaded.tokenizer, loaded.preprocess
         defaults = {"labels": loaded.defaults["labels"]} if "labels" in loaded.defaults else {}
+        licence = loaded.provenance["licence"]
         saw += f", from {loaded.provenance['name']} ({loaded.provenance['saw']})"
     else:
         described = config.model.to_dict()
@@ -146,4 +151,4 @@ def build(config: Config, mesh: Mesh | None = None) -> SegClipSetup:
         gathered=_gathered(source, s.start_pictures),
         trainable=config.task.trainable,
     )
-    return SegClipSetup(task, source, saw, model, preprocess, tokenizer, defaults)
+    return SegClipSetup(task, source, saw, model, preprocess, tokenizer, defaults, licence)

@@ -88,7 +88,8 @@ def _provenance(
 
 
 def _both(old: str, new: str) -> str:
-    return new if old == new else f"before: {old}; after: {new}"
+    # A fine-tuning's folder tells what its start saw too.
+    return new if old in new else f"before: {old}; after: {new}"
 
 
 def check_alike(before: LoadedClip, after: LoadedClip) -> None:

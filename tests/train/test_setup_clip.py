@@ -1,3 +1,4 @@
+import dataclasses
 import logging
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ from openseg_jax.train.loop import train
 from openseg_jax.train.optim import trainable_names
 from openseg_jax.train.setup_clip import TILE, choose_loss_block
 from openseg_jax.train.sharding import make_mesh
+from openseg_jax.weights.folder import load_folder
 
 
 def _mesh(data: int, fsdp: int, tensor: int) -> Any:
@@ -78,6 +80,23 @@ def test_sigmoid_is_for_weights_with_a_bias(caplog):
         assert "logit bias" not in caplog.text
         setup.build(override(get_config("tiny"), ["task.loss=sigmoid"]))
     assert "logit bias" in caplog.text
+
+
+def test_the_folder_tells_what_the_weights_were_before(tmp_path):
+    built: Any = setup.build(get_config("tiny"))
+    start = {"name": "ViT-B-16", "source": "the web", "licence": "MIT", "saw": "400 M pairs"}
+    tuned = dataclasses.replace(built, start=start)
+    told = {"name": "x", "source": "a test", "licence": "Apache-2.0", "saw": "16 pictures"}
+    tuned.save(tmp_path / "tuned", built.task.start, told, {}, "float32")
+    about = load_folder(tmp_path / "tuned").provenance
+    assert (
+        about["licence"] == "MIT" and about["saw"] == "16 pictures; before it ViT-B-16: 400 M pairs"
+    )
+    # the wrong variant: weights that start from nothing have no such past
+    dataclasses.replace(built, start=None).save(
+        tmp_path / "fresh", built.task.start, told, {}, "float32"
+    )
+    assert load_folder(tmp_path / "fresh").provenance == told
 
 
 def test_unknown_argument_is_named():

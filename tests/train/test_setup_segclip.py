@@ -125,7 +125,7 @@ def test_starting_from_a_clip_keeps_what_it_has(world_model):
         params["visual"]["blocks_after"]["ln_1"]["scale"],
         clip["visual"]["blocks"]["ln_1"]["scale"][1:],
     )
-    assert "tiny" in built.saw
+    assert "tiny" in built.saw and built.licence == "Apache-2.0"
 
 
 def test_rules_of_the_recipe_match_the_published_groups():
