@@ -5,7 +5,11 @@ Workers run NumPy and Pillow code only: touching JAX in them would start a secon
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -16,6 +20,8 @@ from absl import flags, logging
 from openseg_jax.errors import UserError
 
 Example = dict[str, Any]
+
+_GRACE = 30.0  # seconds that a loading process lives after SIGTERM
 
 
 class Source(Protocol):
@@ -108,6 +114,32 @@ class Batches:
         self._stream = None
 
 
+def _guard(index: int, count: int) -> None:
+    """Prepares a loading process to outlive signals, but not the process that it loads for.
+
+    Ctrl-C reaches all processes of a terminal, and schedulers send SIGTERM to all of a job; the
+    trainer still needs batches to come to its last step. When it is killed itself, nobody else
+    would end these.
+    """
+    del index, count
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def later(number: int, frame: Any) -> None:
+        last = threading.Timer(_GRACE, os._exit, (128 + number,))
+        last.daemon = True
+        last.start()
+
+    signal.signal(signal.SIGTERM, later)
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def batches(
     source: Source,
     batch_size: int,
@@ -156,7 +188,8 @@ def batches(
             if not flags.FLAGS.is_parsed():
                 # Grain's workers read an absl flag, and our commands do not parse absl's flags.
                 flags.FLAGS.mark_as_parsed()
-            stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+            counted = grain.MultiprocessingOptions(num_workers=workers)
+            stream = stream.mp_prefetch(counted, worker_init_fn=_guard)
         return stream.__iter__()
 
     return Batches(start, batch_size, len(source))

@@ -176,7 +176,13 @@ class _Run:
         every = config.evaluate.every if self.evaluate is not None else 0
         running: collections.deque[Any] = collections.deque()
         asked = Stopping(self.checkpoints.preempted)
-        with recorder, self.checkpoints, profiler, asked as stopping:
+        loading = contextlib.closing(self.data)
+        with recorder, self.checkpoints, profiler, loading, asked as stopping:
+            if every and not self.start:
+                # What the weights know before they are touched.
+                assert self.evaluate is not None
+                recorder.scalars(0, evaluate_state(self.evaluate, self.state))
+                recorder.restart_clock()
             for step in range(self.start + 1, config.steps + 1):
                 recorder.leave_out(profiler.begin(step))
                 began = time.perf_counter()

@@ -1,3 +1,10 @@
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+
 import numpy as np
 import pytest
 
@@ -129,6 +136,63 @@ def test_worker_processes_change_neither_order_nor_resuming():
     resumed = batches(Numbers(50), 4, workers=3, threads=1)
     resumed.set_state(stream.get_state())
     assert _take(resumed, 5) == want[3:]
+
+
+@pytest.mark.slow
+def test_worker_processes_outlive_signals():
+    stream = batches(Numbers(50), 4, workers=2, threads=1)
+    want = _take(batches(Numbers(50), 4), 60)
+    assert _take(stream, 1) == want[:1]
+    workers = multiprocessing.active_children()
+    assert len(workers) == 2
+    for worker in workers:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            os.kill(worker.pid, number)
+    assert _take(stream, 59) == want[1:]
+    stream.close()
+    for worker in workers:
+        worker.join(20)
+        assert not worker.is_alive()
+
+
+_LOADER = """
+import multiprocessing
+from openseg_jax.inputs.pipeline import batches
+from tests.inputs.test_pipeline import Numbers
+
+if __name__ == "__main__":
+    stream = batches(Numbers(50), 4, workers=2, threads=1)
+    next(stream)
+    print(*(worker.pid for worker in multiprocessing.active_children()), flush=True)
+    input()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="reads /proc; run it on Linux")
+def test_worker_processes_end_with_the_one_they_load_for(tmp_path):
+    (tmp_path / "loader.py").write_text(_LOADER)
+    parent = subprocess.Popen(
+        [sys.executable, tmp_path / "loader.py"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        text=True, env=os.environ | {"PYTHONPATH": os.getcwd()},
+    )  # fmt: skip
+    assert parent.stdout is not None
+    workers = parent.stdout.readline().split()
+    assert len(workers) == 2 and all(os.path.exists(f"/proc/{worker}") for worker in workers)
+    parent.kill()
+    parent.wait()
+    end = time.monotonic() + 20
+
+    def lives(worker):
+        try:
+            with open(f"/proc/{worker}/stat") as file:
+                return file.read().rsplit(")")[-1].split()[0] != "Z"
+        except OSError:
+            return False
+
+    while any(map(lives, workers)):
+        assert time.monotonic() < end
+        time.sleep(0.1)
 
 
 class Epochs(Numbers):
