@@ -9,8 +9,12 @@ pretends to be, in three forms that give the same numbers:
 | all-gather | `shard_map`: every device gathers all texts and makes its rows of the logits |
 | ring | `ops.ring_softmax` and `ops.ring_sigmoid`, tiles of 1024 × 1024 |
 
-Memory is the compiler's count of temporary bytes a device at `--batch`. Target: the ring's are at
-most 0.25 of all-gather's. Time is measured at `--timed`, since the other two forms need the memory
+Memory is the compiler's count of temporary bytes a device at `--batch`, and what a device sends is
+counted in the compiled program, loops as often as they run. Target: the ring's memory is at most
+0.25 of all-gather's. `--topology v5e:16x16` compiles for a TPU that is not here, and times nothing
+(it needs libtpu, see `openseg plan`).
+
+Time is measured at `--timed`, since the other two forms need the memory
 of all 8 devices at once; `--whole` also times the ring at `--batch`. On the fake devices an
 exchange is a copy: the times compare arithmetic, not networks.
 """
@@ -32,15 +36,20 @@ from openseg_jax.ops.losses import same_caption, sigmoid_contrastive, softmax_co
 from openseg_jax.ops.ring import Ring
 from openseg_jax.ops.ring_sigmoid import ring_sigmoid
 from openseg_jax.ops.ring_softmax import ring_softmax
+from openseg_jax.plan.compiled import devices_of
+from openseg_jax.plan.cost import cost_of
+from openseg_jax.plan.hlo import parse as parse_program
+from openseg_jax.plan.topology import parse as parse_machine
 
-DEVICES, AXES = 8, ("data", "fsdp")
+AXES = ("data", "fsdp")
 TARGET = 0.25
 MIB = 2**20
 
 
-def make_mesh() -> Mesh:
-    """Lays the devices out as 4 × 2."""
-    return jax.make_mesh((DEVICES // 2, 2), AXES, axis_types=(AxisType.Auto,) * 2)
+def make_mesh(devices: list[Any]) -> Mesh:
+    """Lays devices out in two columns, so that a ring has to go around two axes."""
+    shape = (len(devices) // 2, 2)
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 2, devices=devices)
 
 
 def plain(name: str) -> Any:
@@ -128,22 +137,47 @@ def examples(batch: int, width: int) -> tuple[Any, ...]:
     return x[0], x[1], np.float32(10.0), np.float32(-10.0), caption
 
 
-def temporary(function: Any, batch: int, width: int) -> int:
-    """Counts the temporary bytes of a device, by the compiler."""
-    return function.lower(*shapes(batch, width)).compile().memory_analysis().temp_size_in_bytes
+def compiled(function: Any, batch: int, width: int) -> tuple[int, float]:
+    """Compiles; returns the temporary bytes of a device, and the bytes that it sends."""
+    done = function.lower(*shapes(batch, width)).compile()
+    sent = cost_of(parse_program(done.as_text())).sent()
+    return done.memory_analysis().temp_size_in_bytes, sum(sent.values())
 
 
 def seconds(function: Any, batch: int, width: int, repeats: int) -> tuple[float, float, float]:
     """Measures some runs; returns the least wall and CPU seconds, and the loss."""
     args = examples(batch, width)
-    compiled = function.lower(*args).compile()
-    args, spent = jax.device_put(args, compiled.input_shardings[0]), []
+    run = function.lower(*args).compile()
+    args, spent = jax.device_put(args, run.input_shardings[0]), []
     for _ in range(repeats):
         start = time.perf_counter(), time.process_time()
-        value, _ = jax.block_until_ready(compiled(*args))
+        value, _ = jax.block_until_ready(run(*args))
         spent.append((time.perf_counter() - start[0], time.process_time() - start[1]))
     wall, cpu = (min(times) for times in zip(*spent, strict=True))
     return wall, cpu, float(value)
+
+
+def measure(args: argparse.Namespace, mesh: Mesh) -> list[str]:
+    """Prints the table's rows; returns what is to be said below it."""
+    below = []
+    for name in ("softmax", "sigmoid"):
+        made, memory = forms(name, mesh, args.block), {}
+        for form, function in made.items():
+            memory[form], sent = compiled(function, args.batch, args.width)
+            row = [name, form, f"{memory[form] / MIB:.1f}", f"{sent / MIB:.1f}"]
+            if not args.topology:
+                wall, cpu, value = seconds(function, args.timed, args.width, args.repeats)
+                row += [f"{wall:.2f}", f"{cpu:.2f}", f"{value:.6f}"]
+            print(f"| {' | '.join(row)} |", flush=True)
+        share = memory["ring"] / memory["all-gather"]
+        verdict = "met" if share <= TARGET else "missed"
+        below.append(f"{name}: {share:.4f} of all-gather's memory, target {TARGET}, {verdict}")
+        if args.whole and not args.topology:
+            wall, cpu, value = seconds(made["ring"], args.batch, args.width, 1)
+            below.append(
+                f"{name}: ring at {args.batch}: {wall:.1f} s, {cpu:.1f} of CPU, loss {value:.6f}"
+            )
+    return below
 
 
 def main() -> None:
@@ -155,39 +189,22 @@ def main() -> None:
     parser.add_argument("--block", type=int, default=1024)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--whole", action="store_true", help="time the ring at --batch, minutes")
+    parser.add_argument("--topology", help="compile for a TPU, e.g. v6e:2x4, v5e:16x16")
     args = parser.parse_args()
     # Before JAX looks at the machine.
     jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_num_cpu_devices", DEVICES)
-    mesh = make_mesh()
+    jax.config.update("jax_num_cpu_devices", 8)
+    devices = devices_of(parse_machine(args.topology)) if args.topology else jax.devices()
+    where = args.topology or f"{platform.machine()}, {os.cpu_count()} cores, 8 fake devices"
     print(
-        f"{platform.machine()}, {os.cpu_count()} cores, {DEVICES} fake devices; Python "
-        f"{platform.python_version()}, jax {jax.__version__}; E={args.width}, float32, tiles "
-        f"{args.block}²; load {os.getloadavg()[0]:.1f}\n"
+        f"{where}; Python {platform.python_version()}, jax {jax.__version__}; E={args.width}, "
+        f"float32, tiles {args.block}²; load {os.getloadavg()[0]:.1f}\n"
     )
     at = f"s at {args.timed}"
-    print(f"| loss | form | MiB at {args.batch} | of all-gather | {at} | CPU {at} | loss there |")
-    print("|---|---|---|---|---|---|---|")
-    verdicts = []
-    for name in ("softmax", "sigmoid"):
-        made = forms(name, mesh, args.block)
-        bytes_of = {form: temporary(f, args.batch, args.width) for form, f in made.items()}
-        for form, function in made.items():
-            wall, cpu, value = seconds(function, args.timed, args.width, args.repeats)
-            share = bytes_of[form] / bytes_of["all-gather"]
-            print(
-                f"| {name} | {form} | {bytes_of[form] / MIB:.0f} | {share:.3f} | {wall:.2f} | "
-                f"{cpu:.2f} | {value:.6f} |"
-            )
-        share = bytes_of["ring"] / bytes_of["all-gather"]
-        verdict = "met" if share <= TARGET else "missed"
-        verdicts.append(f"{name}: {share:.3f} of all-gather's memory, target {TARGET}, {verdict}")
-        if args.whole:
-            wall, cpu, value = seconds(made["ring"], args.batch, args.width, 1)
-            verdicts.append(
-                f"{name}: ring at {args.batch}: {wall:.1f} s, {cpu:.1f} of CPU, loss {value:.6f}"
-            )
-    print("\n" + "\n".join(verdicts))
+    head = ["loss", "form", f"MiB at {args.batch}", "MiB sent"]
+    head += [] if args.topology else [at, f"CPU {at}", "loss there"]
+    print(f"| {' | '.join(head)} |\n|{'---|' * len(head)}")
+    print("\n" + "\n".join(measure(args, make_mesh(devices))))
 
 
 if __name__ == "__main__":

@@ -23,6 +23,8 @@ from openseg_jax.ops.losses import same_caption, sigmoid_contrastive, softmax_co
 from openseg_jax.ops.ring import Ring
 from openseg_jax.ops.ring_sigmoid import ring_sigmoid
 from openseg_jax.ops.ring_softmax import ring_softmax
+from openseg_jax.plan.cost import cost_of
+from openseg_jax.plan.hlo import parse
 
 BATCH, WIDTH, AXES = 24, 7, ("data", "fsdp")
 SHAPES = [(1, 1, 1), (2, 1, 1), (2, 2, 1), (4, 2, 1), (1, 8, 1), (2, 2, 2)]
@@ -152,7 +154,10 @@ def larger(name: str) -> float:
 
 
 def memory(name: str) -> dict[str, list[int]]:
-    """Counts temporary bytes a device of value and gradients, at a batch and at twice as much."""
+    """Counts temporary bytes a device of value and gradients, at a batch and at twice as much.
+
+    "sent" are the bytes that a device sends for the ring at the larger batch.
+    """
     mesh = make_mesh((4, 2, 1))
     rows, one = NamedSharding(mesh, PartitionSpec(AXES)), NamedSharding(mesh, PartitionSpec())
     placed, out = (rows, rows, one, one, rows), {}
@@ -170,6 +175,9 @@ def memory(name: str) -> dict[str, list[int]]:
             caption = jax.ShapeDtypeStruct((batch,), jnp.int32)
             done = run.lower(pair, pair, scalar, scalar, caption).compile()
             out[form].append(done.memory_analysis().temp_size_in_bytes)
+            if form == "ring":
+                sent = cost_of(parse(done.as_text())).sent()
+                out["sent"] = [int(sum(sent.values()))]
     return out
 
 

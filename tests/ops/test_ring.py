@@ -57,6 +57,13 @@ def judge_memory(found: dict[str, Any]) -> None:
         assert large <= 2.05 * small, name
         # the wrong variant: an array of all pairs
         assert plain_large >= 3.5 * plain_small and plain_large > 50 * large, name
+        # 4096 rows of 16 float32 on 8 devices: the docstrings' bytes, and a few sums of one number
+        texts, slopes, per_row = 16 * 4, 16 * 4, 16 + 8
+        if name == "sigmoid":
+            want = 7 * 512 * (texts + 8 + slopes)
+        else:
+            want = 7 * 512 * (texts + texts + slopes + per_row)
+        assert want <= forms["sent"][0] <= want + 1000, (name, forms["sent"], want)
 
 
 def test_ring_equals_the_plain_form_on_eight_devices():
