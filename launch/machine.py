@@ -250,6 +250,12 @@ def _mirror(bucket: str) -> str:
         return "fetch() { :; }\nkeep_once() { :; }\nkeep() { :; }"
     mirror, where = "env/bin/python code/launch/mirror.py", shlex.quote(bucket)
     return f"""# The disk goes with the machine; log, metrics and model shall not.
-fetch() {{ {mirror} fetch work {where}; }}
+fetch() {{
+  for _ in 1 2 3 4 5; do
+    {mirror} fetch work {where} && return
+    sleep 20
+  done
+  return 1
+}}
 keep_once() {{ {mirror} keep work {where} --log log.txt || true; }}
 keep() {{ while sleep 120; do keep_once; done; }}"""

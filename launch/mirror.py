@@ -30,9 +30,11 @@ def fetch(folder: Path, there: str, fs: Any) -> int:
     aside = folder.with_name(f"{folder.name}.new")
     aside.mkdir(parents=True, exist_ok=True)
     count = 0
-    for path in sorted(fs.find(there)) if fs.exists(there) else ():
+    # Not `fs.exists`, which takes a network that is down for a folder that is not there.
+    for path in sorted(fs.find(there)):
         name = path.removeprefix(there.rstrip("/") + "/")
-        if name.split("/")[0] in (CHECKPOINTS, LOGS):
+        # Consoles make empty objects whose names end in "/" and call them folders.
+        if name.split("/")[0] in (CHECKPOINTS, LOGS) or name.endswith("/"):
             continue
         (aside / name).parent.mkdir(parents=True, exist_ok=True)
         fs.get_file(path, str(aside / name))
@@ -49,18 +51,12 @@ def keep(folder: Path, there: str, fs: Any, log: Path | None = None) -> int:
         known, now = _recall(folder), _stamps(folder)
         for name in sorted(now):
             if known.get(name) != now[name]:
-                _put(fs, folder / name, f"{there.rstrip('/')}/{name}")
+                fs.put_file(str(folder / name), f"{there.rstrip('/')}/{name}")
                 count += 1
         _remember(folder, now)
     if log is not None and log.is_file():
-        _put(fs, log, f"{there.rstrip('/')}/{LOGS}/{socket.gethostname()}.txt")
+        fs.put_file(str(log), f"{there.rstrip('/')}/{LOGS}/{socket.gethostname()}.txt")
     return count
-
-
-def _put(fs: Any, file: Path, path: str) -> None:
-    # Plain file systems (tests) want the folder; buckets have none.
-    fs.makedirs(path.rpartition("/")[0], exist_ok=True)
-    fs.put_file(str(file), path)
 
 
 def _stamps(folder: Path) -> dict[str, list[int]]:

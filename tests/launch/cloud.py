@@ -52,7 +52,7 @@ class Cloud:
             (home / "tools" / "bin").mkdir(parents=True)
             (home / "env" / "bin").mkdir(parents=True)
             self._program(home / "tools" / "bin" / "uv", '#!/bin/sh\necho uv "$@"\n')
-            self._program(home / "env" / "bin" / "python", '#!/bin/sh\necho python "$1"\n')
+            self._program(home / "env" / "bin" / "python", "#!/bin/sh\necho python $*\n")
             self._program(
                 home / "env" / "bin" / "openseg", OPENSEG.replace("@PYTHON@", sys.executable)
             )

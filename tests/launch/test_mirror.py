@@ -10,7 +10,8 @@ import pytest
 from launch import mirror
 from launch.run import ROOT
 
-FS = fsspec.filesystem("file")
+# Buckets have no folders that would have to be made first.
+FS = fsspec.filesystem("file", auto_mkdir=True)
 
 
 @pytest.fixture

@@ -51,6 +51,20 @@ def test_from_the_request_to_the_deletion(cloud):
     assert "No request big is there" in cloud.launch(*RUN, "--delete")
 
 
+def test_a_bucket_keeps_what_the_disk_does_not(cloud):
+    bucket = ("--", "train", "--config", "miniature_clip:tiny", "--workdir", "gs://mine/big")
+    assert "do not share" not in cloud.launch(*RUN, *TYPE, *bucket)
+    wait_for(lambda: "ended with code 0" in cloud.launch(*RUN, "--status"))
+    ((argv, _, _),) = cloud.trained()
+    assert argv[3:] == [
+        "--workdir", "../work", "--checkpoints", "gs://mine/big/checkpoints", "--distributed",
+    ]  # fmt: skip
+    log = cloud.folder / "workers" / "0" / "openseg_runs" / "big" / "log.txt"
+    told = [line for line in log.read_text().splitlines() if line.startswith("python")]
+    assert told[0] == "python code/launch/mirror.py fetch work gs://mine/big"
+    assert told[-1] == "python code/launch/mirror.py keep work gs://mine/big --log log.txt"
+
+
 def test_a_preempted_tpu_is_asked_for_again_and_deleted_in_the_end(cloud, monkeypatch):
     cloud.ends_with("wait", on_another_tpu="0")
     monkeypatch.setenv("FAKE_LOSES", "ACTIVE,ACTIVE,ACTIVE,SUSPENDED")
