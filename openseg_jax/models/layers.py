@@ -18,6 +18,7 @@ from flax.linen.linear import default_kernel_init
 from openseg_jax.models.last_block import LastBlock
 from openseg_jax.models.remat import recomputed
 from openseg_jax.ops.attention import attention, attention_weights
+from openseg_jax.ops.rows import keep_rows
 from openseg_jax.types import Array, Bool, Float, Params
 
 # Draws a parameter from a key, a shape and perhaps a dtype.
@@ -256,7 +257,7 @@ def loop_blocks(
         remat: what of a block to compute again in the backward pass; see `models.remat`.
     """
     numbers = range(jax.tree.leaves(stack)[0].shape[0])[start:stop]
-    body = recomputed(body, remat, looped=bool(scan))
+    body = _rows_kept(recomputed(body, remat, looped=bool(scan)))
     if not scan:
         for number in numbers:
             x = body(x, block_params(stack, number))
@@ -272,6 +273,10 @@ def loop_blocks(
         return jax.lax.scan(numbered, x, jnp.asarray(list(numbers), jnp.int32))[0]
     part = jax.tree.map(lambda leaf: leaf[start:stop], stack)
     return jax.lax.scan(lambda x, params: (body(x, params), None), x, part)[0]
+
+
+def _rows_kept(body: Callable[[Any, Params], Any]) -> Callable[[Any, Params], Any]:
+    return lambda x, params: body(keep_rows(x), params)
 
 
 def run_stack_with_weights(

@@ -130,7 +130,9 @@ def _flops(executed: Executed) -> float:
 
 def group_size(attributes: str, devices: int) -> int:
     """Reads how many devices a collective joins, in any of XLA's three notations."""
-    named = re.search(r"replica_groups=mesh\[([^\]]*)\]\s*\{([^}]*)\}", attributes)
+    named = re.search(
+        r"replica_groups=mesh\[([^\]]*)\](?:,\s*device_ids=\([^{]*\))?\s*\{([^}]*)\}", attributes
+    )
     if named:
         sizes = {k: int(v) for k, v in re.findall(r"'([^']+)'=(\d+)", named[1])}
         parts = re.findall(r"'([^']+)'(?::\(\d+\)(\d+))?", named[2])

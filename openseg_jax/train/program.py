@@ -12,11 +12,18 @@ import jax
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from openseg_jax.ops.rows import rows_on
 from openseg_jax.tasks.base import Batch, Task
 from openseg_jax.train.average import check_decay
 from openseg_jax.train.layer_rates import layer_rates
 from openseg_jax.train.optim import Schedule, make_adamw, make_schedule, trainable_names
-from openseg_jax.train.sharding import TRANSFORMER_RULES, batch_sharding, put_whole, state_sharding
+from openseg_jax.train.sharding import (
+    BATCH_AXES,
+    TRANSFORMER_RULES,
+    batch_sharding,
+    put_whole,
+    state_sharding,
+)
 from openseg_jax.train.state import Config, TrainState, flat_names
 from openseg_jax.train.step import init_state, make_train_step
 from openseg_jax.types import Key, Params
@@ -121,8 +128,13 @@ def make_program(config: Config, task: Task, mesh: Mesh, params: Params) -> Prog
     update = make_train_step(
         task, tx, trained, accumulate=config.accumulate, average=average, placed=rows
     )
+
+    def step_here(state: TrainState, frozen: Params, batch: Batch, key: Key) -> Any:
+        with rows_on(mesh, BATCH_AXES if mesh.shape["fsdp"] > 1 else ()):
+            return update(state, frozen, batch, key)
+
     step = jax.jit(
-        update,
+        step_here,
         in_shardings=(placed, everywhere, rows, everywhere),
         out_shardings=(placed, everywhere),
         donate_argnums=0,

@@ -106,6 +106,7 @@ def test_a_padded_strided_convolution():
         ("replica_groups=[2,4]<=[4,2]T(1,0)", 4),
         ("replica_groups=mesh['axis_0'=16,'axis_1'=2] {'axis_0','axis_1'}", 32),
         ("replica_groups=mesh['axis_0'=16] {'axis_0':(2)4}", 4),
+        ("replica_groups=mesh['a'=2,'b'=4], device_ids=([4,2]T(1,0)) {'a'}, dimensions={0}", 2),
         ("replica_groups={}", 8),
     ],
 )
