@@ -72,4 +72,4 @@ class ClassFolder:
 
 
 def _pictures(folder: Path) -> list[Path]:
-    return sorted(x for x in folder.iterdir() if x.suffix.lower() in _IMAGES and x.is_file())
+    return sorted(x for x in folder.iterdir() if x.suffix.lower() in _IMAGES)

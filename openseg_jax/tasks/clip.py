@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from openseg_jax.errors import expected, unknown_name
 from openseg_jax.models.clip import CLIP, init_params, normalize
+from openseg_jax.models.preprocess import scale_pixels
 from openseg_jax.models.variants import Preprocess
 from openseg_jax.ops.losses import same_caption, sigmoid_contrastive, softmax_contrastive
 from openseg_jax.ops.ring import Ring
@@ -86,8 +87,7 @@ class ClipTask:
 
     def pixels(self, image: UInt8[Array, "B H W 3"]) -> Float[Array, "B H W 3"]:
         """Scales grey levels to what the image tower expects."""
-        mean, std = (np.array(v, np.float32) for v in (self.preprocess.mean, self.preprocess.std))
-        return (image.astype(jnp.float32) - 255.0 * mean) * (1.0 / (255.0 * std))
+        return scale_pixels(image, self.preprocess)
 
     def loss(
         self, params: Params, frozen: Params, batch: Batch, *, key: Key

@@ -14,7 +14,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from openseg_jax.errors import expected
 from openseg_jax.models.clip import normalize
@@ -24,6 +23,7 @@ from openseg_jax.models.ip_clip import (
     plain_tail,
     split_trunk,
 )
+from openseg_jax.models.preprocess import scale_pixels
 from openseg_jax.models.variants import Preprocess
 from openseg_jax.models.vit import VisionTransformer
 from openseg_jax.ops.mask_losses import masked_mean, min_max_rows, segment_iou, smooth_l1
@@ -136,8 +136,7 @@ class MaftTask:
 
     def pixels(self, image: UInt8[Array, "B H W 3"]) -> Float[Array, "B h w 3"]:
         """Scales grey levels to what the tower expects, and brings pictures to its size."""
-        mean, std = (np.array(v, np.float32) for v in (self.preprocess.mean, self.preprocess.std))
-        scaled = (image.astype(jnp.float32) - 255.0 * mean) * (1.0 / (255.0 * std))
+        scaled = scale_pixels(image, self.preprocess)
         if self.size is None or self.size == image.shape[1:3]:
             return scaled
         return resize(scaled, self.size, axes=(-3, -2))

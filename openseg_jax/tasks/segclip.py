@@ -14,6 +14,7 @@ from openseg_jax.errors import expected
 from openseg_jax.models.clip import normalize
 from openseg_jax.models.grouping import Grouping, gumbel
 from openseg_jax.models.grouping_start import start_from_tokens
+from openseg_jax.models.preprocess import scale_pixels
 from openseg_jax.models.segclip import Encoded, Masked, SegCLIP, init_params
 from openseg_jax.models.variants import Preprocess
 from openseg_jax.ops.losses import same_caption, softmax_contrastive
@@ -133,8 +134,7 @@ class SegClipTask:
 
     def pixels(self, image: UInt8[Array, "B H W 3"]) -> Float[Array, "B H W 3"]:
         """Scales grey levels to what the image tower expects."""
-        mean, std = (np.array(v, np.float32) for v in (self.preprocess.mean, self.preprocess.std))
-        return (image.astype(jnp.float32) - 255.0 * mean) * (1.0 / (255.0 * std))
+        return scale_pixels(image, self.preprocess)
 
     def noise(self, key: Key, batch: int, grid: tuple[int, int]) -> Noise:
         """Draws all noise of one evaluation."""

@@ -298,4 +298,7 @@ def evaluate_state(evaluate: Evaluator, state: TrainState) -> dict[str, float]:
     if state.average is not None:
         mean = evaluate(averaged_params(state))
         found |= {key.replace("/", "_average/", 1): value for key, value in mean.items()}
+    if jax.process_index() == 0:
+        told = (f"{key} {value:.3f}" for key, value in found.items() if "/top" in key)
+        logging.info("step %d: %s", int(state.step), ", ".join(told))
     return found
