@@ -22,13 +22,17 @@ chips' published peaks. Commands and all numbers: [plans.json](plans.json).
 * **PFLOP**: products and convolutions of a step on all chips, loops as often as they run,
   recomputation included.
 * **GB sent**: what a chip sends to others in a step, by ring algorithms.
-* **ms**: the longest of products at peak, HBM traffic (an estimate, and an upper one) at HBM's
-  rate, and exchange at the links' rate. **util.**: model FLOPs (no recomputation) over what the
-  chips could do in that time; no run can have more.
+* **ms**: the longest of products at the peak rate, exchange at the links' rate, and HBM traffic at
+  HBM's rate. The traffic is that of this compile and an upper estimate: full effort fuses more.
+* **util.**: model FLOPs (no recomputation) over what the chips could do, first in the time of
+  products and exchange alone, which no run can beat, then in the ms of the row.
 * **acc., fsdp**: chosen by one rule: fsdp is the least power of two that brings the training state
   below half of a chip's memory; accumulate the least that leaves a chip of 16 GiB at most
   {rows} rows at once, chips with 2 or 4 × the memory so many more.
-  Accumulation keeps all negatives of the batch. Blocks are recomputed (`remat=full`).
+  Accumulation keeps all negatives of CLIP's batch; SegCLIP's would lose theirs and is not cut.
+  Blocks are recomputed (`remat=full`), but for MAFT's stage 1.
+* CaR's recurrence runs as long as the picture asks; one round is counted. Its devices exchange
+  nothing. MAFT is published with 16 pictures a step: on more than 16 chips it has no rows for all.
 * **—**: not compiled. Names: v4-512 and v5p-128 count TensorCores, so they have 256 and 64 chips.
 
 """
@@ -95,9 +99,11 @@ def _line(row: Any, cell: dict[str, Any] | None) -> str:
     sent = sum(cell["sent_bytes"].values()) / 1e9
     fits = "yes" if cell["fits"] else "**no**"
     flops = f"{cell['flops'] * cell['devices'] / 1e15:.3g}"
+    peak = parse(cell["topology"]).chip.flops * cell["devices"]
+    sound = cell["flops_model_all_devices"] / peak / max(r["compute"], r["exchange"])
     return (
         f"| {row.name} | {batch} | {fits} | {cell['needed_bytes'] / GIB:.1f} | {flops} | "
-        f"{sent:.2f} | {r['seconds'] * 1e3:.0f} | {r['bound']} | {r['utilisation']:.0%} | "
+        f"{sent:.2f} | {r['seconds'] * 1e3:.0f} | {r['bound']} | {sound:.0%}, {r['utilisation']:.0%} | "
         f"{accumulate} | {fsdp} |\n"
     )
 
