@@ -132,7 +132,7 @@ wait_for_all() {
 
 run() {
   echo $$ > pid
-  rm -f exit stopped
+  rm -f exit stopped asked
   pids=()
   trap end TERM INT
   fetch >> "$log" 2>&1 || { code=1; echo "$code" > exit; return "$code"; }
@@ -157,7 +157,8 @@ run() {
   [ -e stopped ] && code=143
   kill "$keeper" 2>/dev/null
   keep_once >> "$log" 2>&1
-  echo "$code" > exit
+  # Without our asking, the machine is about to go: that is not the run's end.
+  if [ ! -e stopped ] || [ -e asked ]; then echo "$code" > exit; fi
   return "$code"
 }
 """
@@ -198,6 +199,7 @@ case ${1:-} in
     ;;
   stop)
     if alive; then
+      touch asked
       kill -TERM "$(cat pid)"
       for _ in $(seq 120); do alive || break; sleep 1; done
       if alive; then

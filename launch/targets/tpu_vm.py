@@ -27,7 +27,7 @@ def start(run: Run) -> str:
         _request(run),
         _wait(run),
         _begin(run),
-        _watch(run) if run.watch else f"begin\n{_afterwards(run)}",
+        _watch(run) if run.watch else _once(run),
         purpose=f"Run {run.name} on a {_slice(run)}, {run.capacity}. Running this again is fine.",
     )
 
@@ -142,6 +142,10 @@ def _request(run: Run) -> str:
 
 
 def _wait(run: Run) -> str:
+    why = words(
+        "gcloud", "compute", "tpus", "queued-resources", "describe", run.name, *_place(run),
+        "--format=yaml(state)",
+    )  # fmt: skip
     return f"""wait_until_active() {{
   echo "Waiting for the TPU; Ctrl-C is safe, the request stays in the queue (--delete removes it)."
   last=
@@ -151,7 +155,11 @@ def _wait(run: Run) -> str:
     last=$now
     case $now in
       ACTIVE) return 0 ;;
-      FAILED | SUSPENDED | ABSENT) return 1 ;;
+      FAILED | SUSPENDED | ABSENT)
+        echo "It will not become ACTIVE. Why:"
+{indented(why, 8)} || true
+        return 1
+        ;;
     esac
     sleep 30
   done
@@ -193,10 +201,12 @@ def _ssh(run: Run, line: str, *, worker: str = "all", indent: str = "") -> str:
 
 
 def _watch(run: Run) -> str:
-    look = f"cat {run.folder}/exit 2> /dev/null || true"
+    # Marked, for gcloud has things to say of its own.
+    look = f"echo exit=$(cat {run.folder}/exit 2> /dev/null)"
     done = _delete_and_prove(run) if run.delete_after else _still_costs(run)
     return f"""exit_code() {{
-{_ssh(run, look, worker="0", indent="  ")} 2> /dev/null | tr -dc 0-9
+{_ssh(run, look, worker="0", indent="  ")} 2> /dev/null |
+    sed -n 's/^exit=\\([0-9][0-9]*\\).*/\\1/p'
 }}
 
 # Stays until the command has ended; a preempted TPU is asked for again, and the command goes on
@@ -231,11 +241,15 @@ echo "The command has ended well."
 {done}"""
 
 
-def _afterwards(run: Run) -> str:
+def _once(run: Run) -> str:
     same = f"python -m launch tpu-vm --name {run.name}"
-    return "\n".join([
-        say(f"Running. Follow it: {same} --logs"), _still_costs(run),
-    ])  # fmt: skip
+    return f"""if ! begin; then
+  echo "Not started. Mend what the lines above say, and run this again."
+{indented(_still_costs(run), 2)}
+  exit 1
+fi
+{say(f"Running. Follow it: {same} --logs")}
+{_still_costs(run)}"""
 
 
 def _still_costs(run: Run) -> str:

@@ -108,6 +108,13 @@ def test_nothing_is_claimed_deleted_when_the_cloud_does_not_answer(cloud, tmp_pa
     assert "--name big" in cloud.launch(code=2)  # the table still reminds of it
 
 
+def test_a_failed_request_says_why(cloud, monkeypatch):
+    monkeypatch.setenv("FAKE_LOSES", "FAILED")
+    said = cloud.launch(*RUN, *TYPE, *COMMAND, code=1)
+    assert "It will not become ACTIVE" in said and "Not started." in said
+    assert cloud.calls(*QUEUED, "describe")
+
+
 def test_no_quota_is_an_end_not_a_loop(cloud, monkeypatch):
     monkeypatch.setenv("FAKE_QUOTA", "1")
     said = cloud.launch(*RUN, *TYPE, "--watch", *COMMAND, code=1)

@@ -1,0 +1,116 @@
+"""`machine.sh`, run for real with small programs."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from launch.machine import PORT, Machine
+
+ODD = [
+    "", " ", "a b", "it's", '"quoted"', "$HOME", "${x}", "$(id)", "`id`", "*", "?", "[a]", "~",
+    "!", "#x", "a\nb", "\\", "a\\", ";", "&&", "|", ">", "{1,2}", "é✓", "END_OF_FILE", "-x", "%d",
+    "a=b c", "x:$port", "\t", "@PYTHON@",
+]  # fmt: skip
+
+
+def test_odd_values_reach_the_program_as_they_are(tmp_path):
+    tell = "import json, sys; print(json.dumps(sys.argv[1:]))"
+    machine = Machine(
+        processes=[(sys.executable, "-S", "-c", tell, *ODD)],
+        environment={"ODD": "a b$'\"*"},
+        python="",
+        folder="in here",
+        restarts=0,
+    )
+    (tmp_path / "in here").mkdir()
+    (tmp_path / "machine.sh").write_text(machine.script(), encoding="utf-8")
+    subprocess.run(["bash", str(tmp_path / "machine.sh"), "run"], check=True)
+    lines = (tmp_path / "log.txt").read_text(encoding="utf-8").splitlines()
+    assert json.loads(lines[1]) == ODD
+    assert (tmp_path / "exit").read_text() == "0\n"
+
+
+def test_processes_share_a_free_port(tmp_path):
+    tell = "import sys; print(sys.argv[1:])"
+    words = (sys.executable, "-c", tell, f"localhost{PORT}")
+    machine = Machine(processes=[words] * 2, environment={}, python="", folder=".")
+    (tmp_path / "machine.sh").write_text(machine.script(), encoding="utf-8")
+    subprocess.run(["bash", str(tmp_path / "machine.sh"), "run"], check=True)
+    first = (tmp_path / "log.txt").read_text().splitlines()[1]
+    assert first == (tmp_path / "log_1.txt").read_text().strip()
+    assert 1024 <= int(first.split(":")[1].rstrip("']")) <= 65535
+
+
+def python(code: str, **more) -> Machine:
+    return Machine(
+        processes=[(sys.executable, "-S", "-c", code)],
+        environment={},
+        python="",
+        folder=".",
+        pause=0,
+        **more,
+    )
+
+
+def run(folder, machine: Machine) -> int:
+    (folder / "machine.sh").write_text(machine.script(), encoding="utf-8")
+    return subprocess.run(["bash", str(folder / "machine.sh"), "run"]).returncode
+
+
+@pytest.mark.parametrize(("code", "tries"), [(0, 1), (2, 1), (1, 4), (143, 4)])
+def test_what_is_tried_again(tmp_path, code, tries):
+    assert run(tmp_path, python(f"print('hello'); raise SystemExit({code})", restarts=3)) == code
+    assert (tmp_path / "log.txt").read_text().count("hello") == tries
+    assert (tmp_path / "exit").read_text() == f"{code}\n"
+
+
+def test_when_one_process_fails_the_others_do_not_stay(tmp_path):
+    quick = (sys.executable, "-S", "-c", "raise SystemExit(3)")
+    slow = (sys.executable, "-S", "-c", "import time; time.sleep(600)")
+    machine = Machine([slow, quick], {}, "", folder=".", restarts=0)
+    (tmp_path / "sleep").write_text("#!/bin/sh\n/bin/sleep 0.02\n")
+    (tmp_path / "sleep").chmod(0o755)
+    text = machine.script().replace("sleep 1\n", f"{tmp_path}/sleep\n")
+    (tmp_path / "machine.sh").write_text(text)
+    began = time.monotonic()
+    assert subprocess.run(["bash", str(tmp_path / "machine.sh"), "run"]).returncode == 3
+    assert time.monotonic() - began < 60
+
+
+def test_a_machine_that_is_taken_is_not_the_end_of_the_run(tmp_path):
+    (tmp_path / "machine.sh").write_text(python("import time; time.sleep(600)").script())
+    child = subprocess.Popen(["bash", str(tmp_path / "machine.sh"), "run"])
+    while not (tmp_path / "log.txt").exists():
+        time.sleep(0.05)
+    time.sleep(0.5)
+    child.send_signal(signal.SIGTERM)
+    assert child.wait(60) == 143
+    assert not (tmp_path / "exit").exists()
+
+
+def test_a_container_says_all_and_ends_on_request(tmp_path):
+    # As GKE runs it: to the standard output, with SIGTERM before the pod goes.
+    tidy = (
+        "import signal, sys, time\n"
+        "signal.signal(signal.SIGTERM, lambda *_: (print('saved'), sys.exit(0)))\n"
+        "print('training', flush=True)\n"
+        "time.sleep(600)"
+    )
+    machine = python(tidy, restarts=0, log="/dev/stdout")
+    (tmp_path / "machine.sh").write_text(machine.script(), encoding="utf-8")
+    line = "bash machine.sh setup && exec bash machine.sh run"
+    child = subprocess.Popen(
+        ["bash", "-c", f"({line}) & wait_for=$!; trap 'kill -TERM $wait_for' TERM; "
+         "while kill -0 $wait_for 2>/dev/null; do sleep 0.1; done; wait $wait_for"],
+        cwd=tmp_path, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert child.stdout is not None
+    while "training" not in child.stdout.readline():
+        assert child.poll() is None
+    child.send_signal(signal.SIGTERM)
+    rest, _ = child.communicate(timeout=60)
+    assert "saved" in rest and child.returncode == 143
