@@ -45,7 +45,7 @@ class Cloud:
         fake = Path(__file__).with_name("fake_gcloud.py")
         self._program(programs / "gcloud", f'#!/bin/sh\nexec {sys.executable} -I -S {fake} "$@"\n')
         # Nothing here needs the time that scripts give the world.
-        self._program(programs / "sleep", f"#!/bin/sh\nexec {shutil.which('sleep')} 0.05\n")
+        self._program(programs / "sleep", f"#!/bin/sh\nexec {shutil.which('sleep')} 0.15\n")
         # A worker where the environment is installed already: installing takes a network.
         for run in ("big", "small"):
             home = image / "openseg_runs" / run

@@ -27,7 +27,7 @@ def wait_for(what, seconds=30):
     end = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < end
-        time.sleep(0.05)
+        time.sleep(0.2)
 
 
 def test_from_the_request_to_the_deletion(cloud):
