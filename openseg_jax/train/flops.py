@@ -25,6 +25,25 @@ def count_flops(traced: Any) -> float:
     return float(sum(_equation(eqn) for eqn in jaxpr.eqns))
 
 
+def fused_kernels(traced: Any) -> tuple[str, ...]:
+    """Names the kernels in a program that are not XLA's own, "cuDNN" and "Pallas", each once.
+
+    Args:
+        traced: as for `count_flops`.
+    """
+    found: set[str] = set()
+    for eqn in getattr(traced, "jaxpr", traced).eqns:
+        name = eqn.primitive.name
+        if name.startswith("dot_product_attention"):
+            found.add("cuDNN")
+        elif name == "pallas_call":
+            found.add("Pallas")
+        else:
+            for body in _bodies(eqn.params):
+                found.update(fused_kernels(body))
+    return tuple(sorted(found))
+
+
 def _equation(eqn: Any) -> float:
     name = eqn.primitive.name
     shapes: list[Any] = [getattr(v.aval, "shape", ()) for v in eqn.invars]

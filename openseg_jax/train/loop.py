@@ -23,7 +23,6 @@ from openseg_jax.inputs.pipeline import batch_spec, batches
 from openseg_jax.train import setup
 from openseg_jax.train.bad_batch import TrainingDiverged, keep_bad_batch
 from openseg_jax.train.checkpoint import Checkpoints
-from openseg_jax.train.flops import count_flops
 from openseg_jax.train.look import Look
 from openseg_jax.train.profile import Profiler
 from openseg_jax.train.program import make_program
@@ -191,7 +190,7 @@ class _Run:
                 with profiler.mark(step):
                     metrics, told = self._update(batch)
                 if step == self.start + 1:
-                    recorder.cost(count_flops(self._trace().jaxpr))
+                    recorder.cost(self._trace().jaxpr)
                 recorder.add(step, metrics)
                 running.append(metrics)
                 if len(running) > _AHEAD:

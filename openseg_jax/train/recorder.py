@@ -15,6 +15,7 @@ from jax.experimental import multihost_utils
 
 from openseg_jax.errors import UserError
 from openseg_jax.tasks.base import Metrics
+from openseg_jax.train.flops import count_flops, fused_kernels
 from openseg_jax.train.logging import ProgressBar, make_writers
 from openseg_jax.train.measures import device_memory, host_memory, peak_flops
 from openseg_jax.train.summary import RUNS, write_summary
@@ -86,10 +87,11 @@ class Recorder:
             with (self._workdir / RUNS).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
 
-    def cost(self, flops: float) -> None:
-        """Takes the FLOPs of a step, over all devices, for the utilisation."""
-        self._flops = flops
-        self._note("cost", {"step_flops": flops})
+    def cost(self, traced: Any) -> None:
+        """Takes the traced step: its FLOPs, over all devices, for the utilisation, and kernels."""
+        self._flops = count_flops(traced)
+        kernels = list(fused_kernels(traced))
+        self._note("cost", {"step_flops": self._flops, "kernels": kernels})
 
     def add(self, step: int, metrics: Metrics) -> None:
         """Takes a step's metrics without waiting for the devices."""

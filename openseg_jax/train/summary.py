@@ -154,7 +154,7 @@ def _facts(runs: Sequence[Row], starts: Sequence[Row], records: Sequence[Row], s
         ("parameters", _parameters(about)),
         ("batch", f"{about.get('batch_size', '?')} examples, {about.get('dtype', '?')}"),
         ("devices", _devices(about)),
-        ("attention", _words(about, "attention")),
+        ("attention", _attention(runs, about)),
         ("time", spent),
     ]
     # A run's first record holds compiling.
@@ -162,7 +162,7 @@ def _facts(runs: Sequence[Row], starts: Sequence[Row], records: Sequence[Row], s
     if steady:
         lines += [
             ("throughput", _spread(steady, "examples_per_second", "examples/s")),
-            ("a device", _spread(steady, "examples_per_second_per_device", "examples/s")),
+            ("a device", _each(about, steady)),
             ("a step", _spread(steady, "step_seconds", "s")),
             ("utilisation", _utilisation(runs, steady)),
             ("waiting for input", f"{_median(steady, 'input_wait'):.1%} of the time"),
@@ -188,6 +188,20 @@ def _devices(about: Row) -> str:
     said = f"{about.get('devices', '?')} × {about.get('device_kind', '?')}"
     said += f", {about['processes']} processes" if about.get("processes", 1) > 1 else ""
     return f"{said}; mesh {mesh}" if mesh else said
+
+
+def _attention(runs: Sequence[Row], about: Row) -> str:
+    told = [run["kernels"] for run in runs if "kernels" in run]
+    if not told:
+        return _words(about, "attention")
+    ran = f"fused kernels of {' and '.join(told[-1])}" if told[-1] else "XLA's products"
+    return f"{about.get('attention', 'auto')}: {ran}"
+
+
+def _each(about: Row, rows: Sequence[Row]) -> str:
+    if about.get("devices", 1) == 1:
+        return ""
+    return _spread(rows, "examples_per_second_per_device", "examples/s")
 
 
 def _time(starts: Sequence[Row], times: Sequence[float]) -> str:

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from openseg_jax.train.flops import count_flops
+from openseg_jax.ops.attention import attention
+from openseg_jax.ops.attention_kernels import splash_attention
+from openseg_jax.train.flops import count_flops, fused_kernels
 from openseg_jax.train.measures import describe_machine, device_memory, host_memory, peak_flops
 
 
@@ -57,6 +59,17 @@ def test_branches_and_what_each_device_does():
     spec = PartitionSpec("data")
     each = jax.shard_map(lambda x: x @ x.T, mesh=mesh, in_specs=spec, out_specs=spec)
     assert _count(each, x) == 2 * 4**3
+
+
+def test_fused_kernels_are_found_inside_loops():
+    q = jnp.ones((1, 128, 1, 64))
+
+    def looped(f):
+        return jax.make_jaxpr(lambda q: jax.lax.scan(lambda x, _: (f(x, q, q), None), q, None, 2))
+
+    fused = looped(lambda *x: splash_attention(*x, interpret=True))(q)
+    assert fused_kernels(fused) == ("Pallas",)
+    assert fused_kernels(looped(lambda *x: attention(*x, backend="xla"))(q)) == ()
 
 
 @pytest.mark.parametrize(

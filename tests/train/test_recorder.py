@@ -1,11 +1,14 @@
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from openseg_jax.train import recorder as module
 from openseg_jax.train.recorder import Recorder
+
+STEP = jax.make_jaxpr(jnp.dot)(jnp.ones((3, 3)), jnp.ones((3, 3)))  # 2·27 FLOPs
 
 
 class Diverged(Exception):
@@ -35,7 +38,7 @@ def test_what_is_recorded(tmp_path, monkeypatch):
         module, "device_memory", lambda: {"device_memory_peak": 3.0, "device_memory_limit": 4.0}
     )
     with _recorder(tmp_path, facts={"name": "toy", "steps": 4}) as recorder:
-        recorder.cost(50.0)
+        recorder.cost(STEP)
         recorder.add(1, _metrics(3.0))
         recorder.add(2, _metrics(1.0))
         recorder.waited(0.5)
@@ -55,19 +58,20 @@ def test_what_is_recorded(tmp_path, monkeypatch):
     assert means["loss"] == 2.0 and means["step_seconds"] == 1.5 and means["input_wait"] == 0.25
     assert means["examples_per_second"] == 4.0
     assert means["examples_per_second_per_device"] == 4.0 / devices
-    assert means["utilisation"] == pytest.approx(50 / 1.5 / 100 / devices)
+    assert means["utilisation"] == pytest.approx(54 / 1.5 / 100 / devices)
     assert means["device_memory_peak"] == 3.0 and means["skipped"] == 1.0
     assert means["learning_rate"] == pytest.approx(0.1) and means["host_memory"] > 0
     rows = _rows(tmp_path / "metrics.jsonl")
     assert [row["step"] for row in rows] == [2, 2, 3, 3]
     assert rows[1]["zero_shot/top1"] == 0.5 and rows[3]["spread/p50"] == 1.0
     text = (tmp_path / "summary.md").read_text()
+    assert "| attention | auto: XLA's products |" in text
     assert text.startswith("# toy: stopped at step 3 of 4") and "zero_shot/top1" in text
 
 
 def test_no_utilisation_is_claimed_without_a_peak(tmp_path):
     with _recorder(tmp_path) as recorder:
-        recorder.cost(50.0)
+        recorder.cost(STEP)
         recorder.add(1, _metrics(3.0))
         if module.peak_flops(module.jax.devices()[0].device_kind) is None:
             assert "utilisation" not in recorder.record(1)
