@@ -14,11 +14,11 @@ import math
 import os
 import sys
 from collections.abc import Sequence
-from logging import INFO
+from logging import INFO, WARNING
 from pathlib import Path
 from typing import Any
 
-from absl import logging
+from absl import flags, logging
 from ml_collections import ConfigDict
 
 from openseg_jax.cli import distributed
@@ -59,6 +59,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs the verb."""
     config = override(load_config(args.config), args.set)
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()  # absl's own, which would be missed in a log line
     logging.set_verbosity(logging.INFO)
     logging.use_absl_handler()
     logging.get_absl_handler().addFilter(_is_ours_or_matters)
@@ -97,7 +99,9 @@ def _print_replay(found: Any) -> None:
 
 
 def _is_ours_or_matters(record: Any) -> bool:
-    """Tells what to show: orbax alone reports forty lines a checkpoint."""
+    """Tells what to show: orbax alone reports forty lines a checkpoint, and warns of each stop."""
+    if f"{os.sep}orbax{os.sep}" in record.pathname:
+        return record.levelno > WARNING
     return record.levelno > INFO or f"{os.sep}openseg_jax{os.sep}" in record.pathname
 
 
