@@ -106,8 +106,8 @@ class Cell:
         more = 1
         while more * 2 * 15.75 * GIB <= usable * 1.02:
             more *= 2
-        accumulate = 1
-        while self.row.batch > self.row.rows * more * machine.devices * accumulate:
+        accumulate, most = 1, self.row.rows * more * machine.devices
+        while self.row.batch > most * accumulate // (2 if accumulate > 1 else 1):
             accumulate *= 2
         return fsdp, accumulate
 

@@ -30,7 +30,8 @@ chips' published peaks. Commands and all numbers: [plans.json](plans.json).
   products and exchange alone, which no run can beat, then in the ms of the row.
 * **acc., fsdp**: chosen by one rule: fsdp is the least power of two that brings the training state
   below half of a chip's memory; accumulate the least that leaves a chip of 16 GiB at most
-  {rows} rows at once, chips with 2 or 4 × the memory so many more.
+  {rows} rows at once, half of them where the batch is cut (the sum of gradients takes room too); chips
+  with 2 or 4 × the memory take so many more.
   Accumulation keeps all negatives of CLIP's batch; SegCLIP's would lose theirs and is not cut.
   Blocks are recomputed (`remat=full`), but for MAFT's stage 1.
 * CaR's recurrence runs as long as the picture asks; one round is counted. Its devices exchange

@@ -21,7 +21,8 @@ class Chip:
         flops: peak of bfloat16 products, FLOP/s, dense.
         hbm: capacity, bytes, as published.
         usable: bytes that a program may take: what libtpu's own compiler refuses to exceed
-            (read from its messages), or for GPUs the 0.75 that JAX takes at start by default.
+            (read from its messages), the published capacity where that is less, or for GPUs
+            the 0.75 that JAX takes at start by default.
         hbm_rate: bytes/s between memory and chip.
         link_rate: bytes/s that one device sends over all its links together, one way (half of a
             published bidirectional number).

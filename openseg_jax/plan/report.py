@@ -6,7 +6,7 @@ from collections import defaultdict
 from typing import Any
 
 from openseg_jax.models.remat import remat_name
-from openseg_jax.plan.compiled import QUICK, Measured, gib
+from openseg_jax.plan.compiled import Measured, gib
 from openseg_jax.plan.cost import RING
 from openseg_jax.plan.roofline import gradient_bound, roofline
 from openseg_jax.plan.topology import Machine
@@ -188,10 +188,7 @@ def plan_text(p: Planned, largest: Largest | None = None, *, exact: bool = False
     if largest is not None:
         lines.append(largest_line(largest))
     if m.machine.chip.kind == "tpu":
-        effort = "full effort" if exact else (
-            f"least effort (exec_time_optimization_effort {QUICK['exec_time_optimization_effort']}"
-            "; --exact takes the run's own)"
-        )  # fmt: skip
+        effort = "full effort" if exact else "least effort (--exact takes the run's own)"
         lines.append(f"compiled by libtpu with {effort} in {m.seconds:.0f} s; nothing was run")
     lines += [f"numbers of the chip: {source}" for source in m.machine.chip.sources]
     return "\n".join(lines)
