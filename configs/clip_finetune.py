@@ -51,9 +51,9 @@ def get_config(arg: str = "") -> ConfigDict:
     c.optim.b2 = 0.98  # CLIP, of its vision transformers
     c.optim.eps = 1e-6  # CLIP, of its vision transformers
     c.optim.clip = 1.0  # WiSE-FT (Wortsman et al. 2022)
-    c.optim.layer_decay = 0.75  # ours; Dong et al. 2022 tune CLIP's image tower with about as much
+    c.optim.layer_decay = 0.75  # ours; with small rates and averages, as Dong et al. 2022 advise
     c.optim.weight_decay = (
-        # CLIP: 0.2 on all that is neither gain nor bias; tables are spared too, as open_clip does
+        # CLIP: 0.2 on all that is neither gain nor bias; that tables are spared too is ours
         (r".*/(bias|scale)|.*embedding|logit_(scale|bias)|.*probe", 0.0),
         (r".*", 0.2),
     )

@@ -3,7 +3,8 @@
 Every part is encoded without gradients; the loss of all embeddings together says how each of them
 should move; and each part is encoded again to pull that back to the parameters. All negatives are
 kept and nothing is approximated, for one more forward pass: 4/3 of the arithmetic. Gradients of
-parameters are summed over the devices once a part, as in any accumulation under `jit`.
+parameters are summed over the devices once a part, as in any accumulation under `jit`: take as few
+parts as memory allows.
 
 Source: GradCache (Gao et al. 2021, "Scaling deep contrastive learning batch size under memory
 limited setup"), section 3. open_clip's `--accum-freq` encodes every other part again for each
