@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import subprocess
 import sys
@@ -21,10 +22,7 @@ from openseg_jax.errors import UserError, unknown_name
 
 ON_GOOGLE = ("tpu-vm", "gke")
 # What a later call need not repeat.
-REMEMBERED = (
-    "type", "zone", "project", "capacity", "reservation", "cluster", "host", "nodes", "gpus",
-    "processes",
-)  # fmt: skip
+REMEMBERED = ("type", "zone", "project", "capacity", "cluster", "host")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,6 +33,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print("launch:", " ".join(str(error).split()), file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        # The reader (say, `head`) has gone; keep Python from complaining about it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        print(f"launch: {error.filename or 'files'}: {error.strerror or error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("launch: interrupted; what was started goes on", file=sys.stderr)
         return 130
@@ -203,6 +208,12 @@ def _capacity(values: dict[str, Any]) -> tuple[str, str]:
     return "on-demand", ""
 
 
+def _told(target: str, name: str) -> str:
+    options = records.load(target, name)
+    told = [options[key] for key in ("type", "capacity", "zone", "host") if options.get(key)]
+    return f"  ({', '.join(told)})" if told and target in ON_GOOGLE else ""
+
+
 def _table() -> str:
     width = max(map(len, TARGETS))
     rows = "\n".join(f"  {name:<{width}}  {entry.use}" for name, entry in TARGETS.items())
@@ -214,7 +225,7 @@ def _table() -> str:
         "options: python -m launch TARGET --help; what to take when: launch/README.md"
     )
     paid = [(target, name) for target, name in records.known() if target != "local"]
-    started = [f"  {target} --name {name}" for target, name in paid]
+    started = [f"  {target} --name {name}{_told(target, name)}" for target, name in paid]
     if started:
         text += "\n\nstarted from here and not deleted (they may cost):\n" + "\n".join(started)
     return text

@@ -86,6 +86,7 @@ def test_later_calls_need_not_repeat_the_place():
     assert "--project=p9 --zone=z9" in text
     assert "--zone=other" in dry("tpu-vm", "--name", "a", "--delete", "--zone", "other")
     assert records.known() == [("tpu-vm", "a")]
+    assert "tpu-vm --name a  (v5e-16, spot, z9)" in cli._table()
     records.forget("tpu-vm", "a")
     assert records.known() == []
 
