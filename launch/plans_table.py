@@ -32,7 +32,8 @@ chips' published peaks. Commands and all numbers: [plans.json](plans.json).
   below half of a chip's memory; accumulate the least that leaves a chip of 16 GiB at most
   {rows} rows at once, half of them where the batch is cut (the sum of gradients takes room too); chips
   with 2 or 4 × the memory take so many more.
-  Accumulation keeps all negatives of CLIP's batch; SegCLIP's would lose theirs and is not cut.
+  A batch in k parts exchanges its gradients k times: the compiler leaves the sum over devices
+  inside the loop. Accumulation keeps all negatives of CLIP's batch; SegCLIP's would lose theirs and is not cut.
   Blocks are recomputed (`remat=full`), but for MAFT's stage 1.
 * CaR's recurrence runs as long as the picture asks; one round is counted. Its devices exchange
   nothing. MAFT is published with 16 pictures a step: on more than 16 chips it has no rows for all.
