@@ -84,6 +84,28 @@ def dot_flops(left: Shape, out: Shape, attributes: str) -> float:
     return 2.0 * out.size * inner
 
 
+def _valid_pairs(
+    inputs: int, outputs: int, taps: int, stride: int, pad: int, base: int, dilate: int
+) -> float:
+    """Counts the (output, tap) pairs of one axis that meet an input and no zero between inputs.
+
+    Output o and tap t meet position o·stride + t·dilate − pad of the inputs with `base` − 1 zeros
+    after each. Not by trying all pairs: the axes that hold a batch have as many taps as rows.
+    """
+    offset = np.arange(taps, dtype=np.int64) * dilate - pad
+    common = math.gcd(stride, base)
+    period, step = base // common, stride // common
+    # o·stride ≡ −offset (mod base) has one solution in each period, or none.
+    solvable = offset % common == 0
+    inverse = pow(step, -1, period) if period > 1 else 0
+    first = (-offset // common * inverse) % period
+    low = np.maximum(0, -(offset // stride))
+    high = np.minimum(outputs - 1, ((inputs - 1) * base - offset) // stride)
+    low = low + (first - low) % period
+    count = np.where(solvable & (high >= low), (high - low) // period + 1, 0)
+    return float(count.sum())
+
+
 def convolution_flops(left: Shape, right: Shape, out: Shape, attributes: str) -> float:
     """Counts the products of a convolution, without those with zeros of padding and dilation.
 
@@ -108,9 +130,7 @@ def convolution_flops(left: Shape, right: Shape, out: Shape, attributes: str) ->
     pairs = 1.0
     for i, axis in enumerate(axes):
         n, m = left.dims[inputs.index(axis)], out.dims[result.index(axis)]
-        at = np.arange(m)[:, None] * strides[i] + np.arange(sizes[i]) * dilate[i] - pads[i]
-        inside = (at >= 0) & (at <= (n - 1) * base[i]) & (at % base[i] == 0)
-        pairs *= float(inside.sum())
+        pairs *= _valid_pairs(n, m, sizes[i], strides[i], pads[i], base[i], dilate[i])
     groups = re.search(r"batch_group_count=(\d+)", attributes)
     batch = out.dims[result.index("b")] if groups is None else left.dims[inputs.index("b")]
     share = int(groups[1]) if groups else 1

@@ -6,9 +6,17 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from openseg_jax.plan.cost import Shape, convolution_flops, cost_of, group_size, sent_bytes
+from openseg_jax.plan.cost import (
+    Shape,
+    _valid_pairs,
+    convolution_flops,
+    cost_of,
+    group_size,
+    sent_bytes,
+)
 from openseg_jax.plan.hlo import parse, parse_shapes, walk
 from openseg_jax.train.flops import count_flops
 from tests.plan.programs import collectives, scan_of_products
@@ -96,6 +104,21 @@ def test_a_padded_strided_convolution():
     )  # fmt: skip
     pairs = (2 + 3 + 2) ** 2
     assert flops == 2 * 4 * 3 * pairs
+
+
+def test_valid_pairs_are_those_that_trying_all_finds():
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        n, m, taps = (int(x) for x in rng.integers(1, 9, 3))
+        stride, base, dilate = (int(x) for x in rng.integers(1, 8, 3))
+        pad = int(rng.integers(-3, 6))
+        at = np.arange(m)[:, None] * stride + np.arange(taps) * dilate - pad
+        want = ((at >= 0) & (at <= (n - 1) * base) & (at % base == 0)).sum()
+        assert _valid_pairs(n, m, taps, stride, pad, base, dilate) == want
+
+
+def test_a_large_batch_as_an_axis_takes_no_memory():
+    assert _valid_pairs(60_000, 60_000, 60_000, 59_999, 0, 60_000, 1) == 60_000
 
 
 @pytest.mark.parametrize(
