@@ -136,13 +136,11 @@ def choose_loss_block(config: Config, mesh: Mesh | None) -> int:
     block = asked
     if asked == -1:
         block = TILE if devices > 1 or config.batch_size > PLAIN_ROWS else 0
+    if mesh is None:  # Nothing is trained.
+        return block
     if block:
-        rows = -(-config.batch_size // devices)
-        logging.info(
-            "contrastive loss in tiles of %d² pairs, around %d devices",
-            min(block, rows),
-            devices,
-        )
+        tile = min(block, -(-config.batch_size // devices))
+        logging.info("contrastive loss in tiles of %d² pairs, around %d devices", tile, devices)
     else:
         logging.info("contrastive loss with one array of %d² pairs", config.batch_size)
     return block
