@@ -104,12 +104,13 @@ def _checked(name: str, chip: Chip, shape: tuple[int, ...]) -> tuple[int, ...]:
     if min(shape) < 1:
         raise expected("--topology", "sizes of 1 or more", repr(name), "correct it")
     if chip.kind == "gpu":
-        if len(shape) > 2 or shape[0] > chip.pod:
+        cards, *boxes = shape
+        if len(boxes) > 1 or cards > chip.pod:
             raise expected(
                 "--topology", f"at most {chip.pod} cards a box, then boxes ({chip.name}:8x4)",
                 repr(name), "correct it",
             )  # fmt: skip
-        return shape if len(shape) == 2 else (*shape, 1)
+        return (cards, *(boxes or [1]))
     if len(shape) != chip.axes:
         example = names_of(chip)[min(names_of(chip), key=lambda n: abs(len(n) - len(name)))]
         raise expected(
