@@ -38,6 +38,8 @@ def parse_window(text: str) -> tuple[int, int] | None:
 class Profiler:
     """Writes `profile_STEP/` in the workdir: jax.profiler's trace, and one for Perfetto.
 
+    Processes after the first write `profile_STEP_process_NUMBER/`.
+
     Besides the config's window, creating the file `workdir/profile` (`touch`) or sending SIGUSR1
     to the process profiles the next `STEPS` steps. The first process alone looks for the file;
     a process that something else has given a handler for SIGUSR1 keeps that one.
@@ -88,7 +90,10 @@ class Profiler:
         else:
             return 0.0
         began = time.perf_counter()
-        self._folder = self._workdir / f"profile_{step}"
+        number = jax.process_index()
+        # Processes of one machine would write the same files.
+        of = f"_process_{number}" if number else ""
+        self._folder = self._workdir / f"profile_{step}{of}"
         try:
             jax.profiler.start_trace(str(self._folder), create_perfetto_trace=True)
         except RuntimeError as error:
@@ -128,7 +133,12 @@ class Profiler:
 
     def _stop(self) -> None:
         folder, self._folder = self._folder, None
-        jax.profiler.stop_trace()
+        try:
+            jax.profiler.stop_trace()
+        except (OSError, RuntimeError, ValueError) as error:
+            # A full disk, a trace that cannot be converted: no reason to end a training.
+            logging.warning("the profile in %s is not whole: %s", folder, error)
+            return
         logging.info(
             "profile in %s: open its perfetto_trace.json.gz at ui.perfetto.dev, or the folder "
             "with xprof (pip install xprof; xprof --logdir=%s)", folder, folder,
