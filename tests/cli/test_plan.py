@@ -29,7 +29,10 @@ from openseg_jax.plan.topology import parse
         (["--topology", "h100:1", "--config", "miniature_clip", "--mesh", "fsdp=x"], "fsdp=4"),
         (["--topology", "h100:1", "--inference", "carr"], "car"),
         (["--topology", "h100:1", "--inference", "car", "--set", "classes=many"], "int"),
-        (["--topology", "h100:1", "--config", "miniature_clip:tiny", "--set", "init=nope"], "ViT-B-16"),
+        (
+            ["--topology", "h100:1", "--config", "miniature_clip:tiny", "--set", "init=nope"],
+            "ViT-B-16",
+        ),
     ],
 )
 def test_mistakes_are_one_line(words, hint, capsys):
@@ -99,3 +102,14 @@ def test_a_batch_that_does_not_fit_is_an_answer():
     assert done.returncode == plan.DOES_NOT_FIT, done.stderr
     assert "DOES NOT FIT" in done.stdout and "what to change" in done.stdout
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["clip_dense", "segclip"])
+def test_inference_is_planned_without_weights(method):
+    done = run(
+        "--inference", method, "--topology", "h100:1", "--set", "model=ViT-B-32", "--set",
+        "height=224", "--set", "width=224",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert ": fits" in done.stdout and "exchange nothing" in done.stdout
