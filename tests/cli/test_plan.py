@@ -16,6 +16,15 @@ from openseg_jax.errors import UserError
 from openseg_jax.plan.topology import parse
 
 
+@pytest.fixture(autouse=True)
+def same_environment():
+    """The verb sets variables for its own process; other tests must not see them."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
 @pytest.mark.parametrize(
     ("words", "hint"),
     [
