@@ -138,8 +138,8 @@ def roofline_lines(m: Measured, model: float) -> list[str]:
     assert m.cost is not None
     r = roofline(m.machine, m.cost, model)
     return [
-        f"roofline: a step takes at least {r.time * 1e3:.1f} ms, bound by {r.bound}; "
-        f"utilisation at most {r.utilisation:.1%}",
+        f"roofline: {r.time * 1e3:.1f} ms a step, bound by {r.bound}, at a utilisation of "
+        f"{r.utilisation:.1%}; by products and exchange alone it is at most {r.most:.1%}",
         *_table([
             ("products", f"{r.compute * 1e3:.1f} ms", "at the peak rate"),
             ("memory", f"{r.memory * 1e3:.1f} ms", f"{m.cost.traffic / 1e9:.1f} GB, estimated"),
@@ -270,7 +270,7 @@ def measured_dict(m: Measured, model: float, *, exact: bool = False) -> dict[str
             "loops_on_data": len(m.cost.unknown), "kernels_not_counted": m.cost.kernels,
             "roofline": {
                 "seconds": r.time, "bound": r.bound, "compute": r.compute, "memory": r.memory,
-                "exchange": r.exchange, "utilisation": r.utilisation,
+                "exchange": r.exchange, "utilisation": r.utilisation, "utilisation_at_most": r.most,
             },
         }  # fmt: skip
     return found

@@ -16,18 +16,29 @@ class Roofline:
     Attributes:
         compute: products at the chip's peak. memory: traffic at HBM's rate. exchange: bytes sent
             at the links' rate.
-        utilisation: model FLOPs over what the chips could do in `time`: an upper bound of MFU.
+        model: at the peak rate, products without recomputation and evenly shared.
     """
 
     compute: float
     memory: float
     exchange: float
-    utilisation: float
+    model: float
 
     @property
     def time(self) -> float:
         """The largest of the three."""
         return max(self.compute, self.memory, self.exchange)
+
+    @property
+    def utilisation(self) -> float:
+        """Model FLOPs over what the chips could do in `time`."""
+        return self.model / self.time if self.time else 0.0
+
+    @property
+    def most(self) -> float:
+        """The utilisation that no run can beat: traffic, an upper estimate, left out."""
+        least = max(self.compute, self.exchange)
+        return self.model / least if least else 0.0
 
     @property
     def bound(self) -> str:
@@ -63,9 +74,7 @@ def roofline(machine: Machine, cost: Cost, model_flops: float) -> Roofline:
     compute = cost.flops / chip.flops
     memory = cost.traffic / chip.hbm_rate
     exchange = math.fsum(e.sent / rate_of(e, machine) for e in cost.exchanges)
-    time = max(compute, memory, exchange)
-    peak = time * chip.flops * machine.devices
-    return Roofline(compute, memory, exchange, model_flops / peak if peak else 0.0)
+    return Roofline(compute, memory, exchange, model_flops / (chip.flops * machine.devices))
 
 
 def gradient_bound(parameters_bytes: float, copies: int) -> float:

@@ -104,7 +104,7 @@ def test_the_roofline_takes_the_longest():
     assert (found.compute, found.memory, found.exchange) == pytest.approx((2, 1, 3))
     assert found.bound == "interconnect" and found.time == pytest.approx(3)
     full = roofline(machine, Cost(chip.flops, 0, (), 0, (), 0), chip.flops * 16)
-    assert full.utilisation == pytest.approx(1.0)
+    assert full.utilisation == full.most == pytest.approx(1.0)
 
 
 def test_a_permutation_uses_one_link_and_boxes_their_adapters():
