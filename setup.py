@@ -12,6 +12,7 @@ CORE = [
     "optax>=0.2.5",
     "orbax-checkpoint>=0.11.30,<0.13",
     "ml_collections>=1.0",
+    "clu>=0.0.12",
     "grain>=0.2.12",
     "jaxtyping>=0.2.34",
     "absl-py>=2.0",
@@ -33,6 +34,7 @@ EXTRAS = {
     "cuda12": ["jax[cuda12]>=0.10,<0.13"],
     "cuda13": ["jax[cuda13]>=0.10,<0.13"],
     # Event files are written with its parts; training without it writes JSON lines and PNG files.
+    # clu's own writers (watch.writer=clu) need TensorFlow beside it: pip install tensorflow-cpu.
     "train": ["tensorboard>=2.18"],
     # Work folders in gs:// (orbax and etils reach them through gcsfs).
     "gcs": ["etils[epath-gcs]>=1.9"],

@@ -84,6 +84,8 @@ def get_config(arg: str = "") -> ConfigDict:
     c.task.maft.parity = ""  # "reference": the published training's slips too; see tasks/maft*.py
 
     c.watch = ConfigDict()
+    c.watch.writer = "auto"  # besides metrics.jsonl: tensorboard, files, or clu (needs TensorFlow);
+    # auto takes tensorboard where it is installed, else files
     c.watch.images_every = 0  # steps between pictures and histograms of the training; 0 shows none
     c.watch.profile = ""  # steps to profile, "100:105" (the last one not); "" none
 

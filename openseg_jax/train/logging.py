@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import os
@@ -16,12 +17,18 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from openseg_jax.errors import expected, unknown_name
 from openseg_jax.files import atomic_write
 from openseg_jax.train.tensorboard import TensorBoardWriter
 from openseg_jax.types import UInt8
 
 QUANTILES = (5, 50, 95)
 """Percentages that `metrics.jsonl` keeps of a histogram."""
+WRITERS = ("auto", "tensorboard", "clu", "files")
+"""What pictures and histograms, and a copy of the numbers, may go to."""
+# Modules that a writer imports, and the packages that bring them.
+_NEEDS = {"tensorboard": ("tensorboard",), "clu": ("clu", "tensorflow")}
+_PACKAGES = {"tensorflow": "tensorflow-cpu"}
 
 
 class Writer(Protocol):
@@ -124,22 +131,47 @@ class PictureWriter:
         """Does nothing."""
 
 
-def make_writers(workdir: str | os.PathLike[str], *, first: bool = True) -> list[Writer]:
+def check_writer(kind: str) -> None:
+    """Raises `UserError` for a writer that is unknown, or lacks what it needs."""
+    if kind not in WRITERS:
+        unknown_name(kind, WRITERS, "watch.writer")
+    lacking = [name for name in _NEEDS.get(kind, ()) if not importlib.util.find_spec(name)]
+    if lacking:
+        packages = " ".join(_PACKAGES.get(name, name) for name in lacking)
+        raise expected(
+            "watch.writer", f"{' and '.join(_NEEDS[kind])} for {kind!r}", f"no {lacking[0]}",
+            f"pip install {packages}, or take auto",
+        )  # fmt: skip
+
+
+def make_writers(
+    workdir: str | os.PathLike[str], kind: str = "auto", *, first: bool = True
+) -> list[Writer]:
     """Opens `metrics.jsonl`, and a TensorBoard file or else a folder of pictures.
 
     Args:
         workdir: the training's folder.
+        kind: one of `WRITERS`. "clu" takes the writers of `clu.metric_writers`, which need
+            TensorFlow; "auto" takes our own TensorBoard writer where that is installed.
         first: False in all processes but the first, which write nothing and get no writer.
+
+    Raises:
+        UserError: for a writer that is unknown, or lacks what it needs.
     """
+    check_writer(kind)
     if not first:
         return []
     workdir = Path(workdir)
     writers: list[Writer] = [JsonLinesWriter(workdir / "metrics.jsonl")]
-    if importlib.util.find_spec("tensorboard"):
+    if kind == "clu":
+        metric_writers: Any = importlib.import_module("clu.metric_writers")
+        writers.append(metric_writers.SummaryWriter(os.fspath(workdir)))
+    elif kind == "tensorboard" or (kind == "auto" and importlib.util.find_spec("tensorboard")):
         writers.append(TensorBoardWriter(workdir))
     else:
         writers.append(PictureWriter(workdir / "pictures"))
-        logging.info("no TensorBoard here (openseg_jax[train]): metrics go to metrics.jsonl only")
+        if kind == "auto":
+            logging.info("no TensorBoard here (openseg_jax[train]): numbers go to metrics.jsonl")
     return writers
 
 

@@ -23,6 +23,7 @@ from openseg_jax.inputs.pipeline import batch_spec, batches
 from openseg_jax.train import setup
 from openseg_jax.train.bad_batch import TrainingDiverged, keep_bad_batch
 from openseg_jax.train.checkpoint import Checkpoints
+from openseg_jax.train.logging import check_writer
 from openseg_jax.train.look import Look
 from openseg_jax.train.profile import Profiler
 from openseg_jax.train.program import make_program
@@ -81,6 +82,7 @@ def train(
             f"--workdir: expected a folder of this machine, got {text}; give one, and "
             f"--checkpoints {text}"
         )
+    check_writer(config.watch.writer)
     folder = Path(workdir)
     mesh = make_mesh(**config.mesh)
     built = setup.build(config, mesh)
@@ -164,6 +166,7 @@ class _Run:
             rate=self.program.schedule,
             show=show,
             facts=describe_run(config, self.program, self.state.params, self.checkpoints.folder),
+            writer=config.watch.writer,
         )
         look = Look(
             self.built.task,

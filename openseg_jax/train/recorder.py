@@ -38,6 +38,7 @@ class Recorder:
         rate: learning rate by step, from 0.
         show: the progress bar; only the first process shows or writes anything.
         facts: about the run, for the summary; ready for JSON.
+        writer: see `train.logging.make_writers`.
     """
 
     def __init__(
@@ -50,9 +51,10 @@ class Recorder:
         rate: Callable[[int], Any],
         show: bool,
         facts: Mapping[str, Any] | None = None,
+        writer: str = "auto",
     ) -> None:
         self._workdir, self._first = Path(workdir), jax.process_index() == 0
-        self._writers = make_writers(workdir, first=self._first)
+        self._writers = make_writers(workdir, writer, first=self._first)
         self._bar = ProgressBar(steps, done, show=show and self._first)
         self._examples, self._rate, self._facts = examples, rate, dict(facts or {})
         self._steps, self._step = steps, done

@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from openseg_jax.train.logging import JsonLinesWriter, PictureWriter, ProgressBar, make_writers
+from openseg_jax.errors import UserError
+from openseg_jax.train.logging import (
+    JsonLinesWriter,
+    PictureWriter,
+    ProgressBar,
+    check_writer,
+    make_writers,
+)
 from openseg_jax.train.tensorboard import TensorBoardWriter
 
 
@@ -81,6 +88,27 @@ def test_tensorboard_reads_what_was_written(tmp_path):
     }
     assert kinds["loss"] == "scalars" and kinds["shares"] == "histograms"
     assert kinds["a/b/0"] == "images"
+
+
+def test_clu_writes_the_same_tags(tmp_path):
+    pytest.importorskip("tensorflow", reason="clu's writers need it: pip install tensorflow-cpu")
+    loader = pytest.importorskip("tensorboard.backend.event_processing.event_file_loader")
+    tags = {}
+    for kind in ("clu", "tensorboard"):
+        _show(make_writers(tmp_path / kind, kind))
+        (path,) = (tmp_path / kind).glob("events.out.tfevents.*")
+        shown = loader.EventFileLoader(str(path)).Load()
+        tags[kind] = {v.tag.split("/0")[0].split("/1")[0] for e in shown for v in e.summary.value}
+    assert tags["tensorboard"] <= tags["clu"] | {"none"}
+
+
+def test_a_writer_says_what_it_lacks(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"watch\.writer: expected clu and tensorflow .*pip install"):
+        check_writer("clu")
+    with pytest.raises(UserError, match="did you mean 'clu'"):
+        check_writer("cul")
+    check_writer("auto")
 
 
 def test_writing_for_tensorboard_imports_no_tensorflow(tmp_path):
