@@ -104,7 +104,7 @@ def test_clu_writes_the_same_tags(tmp_path):
 
 def test_a_writer_says_what_it_lacks(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"watch\.writer: expected clu and tensorflow .*pip install"):
+    with pytest.raises(UserError, match=r"expected clu and tensorflow .*pip install"):
         check_writer("clu")
     with pytest.raises(UserError, match="did you mean 'clu'"):
         check_writer("cul")
