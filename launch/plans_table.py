@@ -30,11 +30,12 @@ chips' published peaks. Commands and all numbers: [plans.json](plans.json).
   products and exchange alone, which no run can beat, then in the ms of the row.
 * **acc., fsdp**: chosen by one rule: fsdp is the least power of two that brings the training state
   below half of a chip's memory; accumulate the least that leaves a chip of 16 GiB at most
-  {rows} rows at once, half of them where the batch is cut (the sum of gradients takes room too); chips
-  with 2 or 4 × the memory take so many more.
+  {rows} rows at once,
+  half of them where the batch is cut (the sum of gradients takes room too); chips with 2 or 4 × the
+  memory take so many more.
   A batch in k parts exchanges its gradients k times: the compiler leaves the sum over devices
-  inside the loop. Accumulation keeps all negatives of CLIP's batch; SegCLIP's would lose theirs and is not cut.
-  Blocks are recomputed (`remat=full`), but for MAFT's stage 1.
+  inside the loop. Accumulation keeps all negatives of CLIP's batch; SegCLIP's would lose theirs and
+  is not cut. Blocks are recomputed (`remat=full`), but for MAFT's stage 1.
 * CaR's recurrence runs as long as the picture asks; one round is counted. Its devices exchange
   nothing. MAFT is published with 16 pictures a step: on more than 16 chips it has no rows for all.
 * **—**: not compiled. Names: v4-512 and v5p-128 count TensorCores, so they have 256 and 64 chips.
