@@ -16,7 +16,7 @@ def row_of(arrays, *, swap=False):
     if swap:
         truth, found = 1 - truth, 1 - found
     cells = to_cells(confusion_matrix(truth, found, 2, ignore=None))
-    return referring._row("one", ("a",), cells)
+    return referring.row_of("one", ("a",), cells)
 
 
 @pytest.mark.parametrize("path", CASES, ids=lambda p: p.stem)

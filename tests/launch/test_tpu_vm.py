@@ -88,6 +88,7 @@ def test_a_crash_is_tried_again(cloud):
     wait_for(lambda: "ended with code 0" in cloud.launch(*RUN, "--status"))
 
 
+@pytest.mark.slow
 def test_stopping_ends_the_command_and_says_that_the_tpu_costs(cloud):
     cloud.ends_with("wait")
     cloud.launch(*RUN, *TYPE, *COMMAND)

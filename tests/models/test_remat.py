@@ -26,6 +26,7 @@ def program(remat):
     return compiled.memory_analysis().temp_size_in_bytes, compiled(params, image)
 
 
+@pytest.mark.slow
 def test_all_names_give_the_same_gradients():
     want = program("none")[1]
     largest = max(float(jnp.abs(x).max()) for x in jax.tree.leaves(want))

@@ -66,18 +66,22 @@ def judge_memory(found: dict[str, Any]) -> None:
         assert want <= forms["sent"][0] <= want + 1000, (name, forms["sent"], want)
 
 
+@pytest.mark.slow
 def test_ring_equals_the_plain_form_on_eight_devices():
     judge(measured()["cases"])
 
 
+@pytest.mark.slow
 def test_wrong_rings_are_far_off():
     judge_twins(measured())
 
 
+@pytest.mark.slow
 def test_gradients_of_a_model_around_the_loss():
     assert max(measured()["larger"].values()) < 1e-12
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_square_of_the_batch():
     judge_memory(measured())
 

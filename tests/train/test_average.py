@@ -114,6 +114,7 @@ def _config(steps, decay):
     return config
 
 
+@pytest.mark.slow
 def test_resumed_equals_straight_through_and_the_export_is_the_average(tmp_path):
     config = _config(3, 0.9)
     straight = train(config, tmp_path / "straight", show=False)

@@ -40,7 +40,8 @@ def test_averaged_parts_are_another_step():
     assert found["params"] > 0.1 and found["metrics"] > 0.1, found
 
 
-@pytest.mark.parametrize("name", ["sigmoid", pytest.param("softmax", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["sigmoid", "softmax"])
 def test_eight_devices_accumulate_around_the_ring(name):
     flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
     done = subprocess.run(

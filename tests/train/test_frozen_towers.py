@@ -77,7 +77,8 @@ def test_a_locked_tower_has_no_moments_and_no_average(tower):
     assert sum(x.size for x in moments) == 2 * sizes
 
 
-@pytest.mark.parametrize("tower", ["visual", pytest.param("text", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("tower", ["visual", "text"])
 def test_a_locked_tower_stays_bit_for_bit_and_the_other_learns(tower):
     config, built, program, _ = _program(tower)
     params, frozen = built.task.init(KEY, {})
