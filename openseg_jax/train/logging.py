@@ -26,9 +26,8 @@ QUANTILES = (5, 50, 95)
 """Percentages that `metrics.jsonl` keeps of a histogram."""
 WRITERS = ("auto", "tensorboard", "clu", "files")
 """What pictures and histograms, and a copy of the numbers, may go to."""
-# Modules that a writer imports, and the packages that bring them.
+# Modules that a writer imports.
 _NEEDS = {"tensorboard": ("tensorboard",), "clu": ("clu", "tensorflow")}
-_PACKAGES = {"tensorflow": "tensorflow-cpu"}
 
 
 class Writer(Protocol):
@@ -137,7 +136,7 @@ def check_writer(kind: str) -> None:
         unknown_name(kind, WRITERS, "watch.writer")
     lacking = [name for name in _NEEDS.get(kind, ()) if not importlib.util.find_spec(name)]
     if lacking:
-        packages = " ".join(_PACKAGES.get(name, name) for name in lacking)
+        packages = " ".join("tensorflow-cpu" if name == "tensorflow" else name for name in lacking)
         raise expected(
             "watch.writer", f"{' and '.join(_NEEDS[kind])} for {kind!r}", f"no {lacking[0]}",
             f"pip install {packages}, or take auto",
