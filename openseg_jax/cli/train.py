@@ -24,6 +24,8 @@ from ml_collections import ConfigDict
 from openseg_jax.cli import distributed
 from openseg_jax.errors import UserError, unknown_name
 
+_PACKAGE = str(Path(__file__).parents[1]) + os.sep
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the verb's options."""
@@ -102,7 +104,8 @@ def _is_ours_or_matters(record: Any) -> bool:
     """Tells what to show: orbax alone reports forty lines a checkpoint, and warns of each stop."""
     if f"{os.sep}orbax{os.sep}" in record.pathname:
         return record.levelno > WARNING
-    return record.levelno > INFO or f"{os.sep}openseg_jax{os.sep}" in record.pathname
+    # By the package's own folder: environments often lie inside a checkout of the same name.
+    return record.levelno > INFO or record.pathname.startswith(_PACKAGE)
 
 
 def load_config(text: str, package: str = "openseg_jax.configs") -> ConfigDict:
