@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from absl import logging
 
 from openseg_jax.errors import expected, unknown_name
-from openseg_jax.ops.platform import target
+from openseg_jax.ops.platform import target, target_devices
 
 BACKENDS = ("auto", "xla", "map", "cudnn", "splash")
 LONG = 1024
@@ -57,8 +57,7 @@ def explain_backend(
         biased: whether something is added to the logits.
         capability: of the card, (9, 0) for an H100; None asks the card, and takes Ampere for
             one that is not here.
-        devices: that a program runs on; None asks JAX, and takes several where the platform is
-            not here.
+        devices: that a program runs on; None asks `ops.platform.target_devices`.
 
     Returns:
         The backend, never "auto", and the reason in words.
@@ -83,9 +82,7 @@ def explain_backend(
         return _resolve(backend, "cudnn", never, now, fits)
     if backend == "splash" or (backend == "auto" and kind == "tpu"):
         never = None if kind == "tpu" else f"it is for TPUs, and this is a {kind}"
-        now = _splash_not_now(
-            keys, mask, biased, jax.device_count() if devices is None else devices
-        )
+        now = _splash_not_now(keys, mask, biased, target_devices() if devices is None else devices)
         return _resolve(backend, "splash", never, now, f"more than {LONG} tokens on one TPU")
     return "xla", f"there is no fused kernel for {kind}"
 

@@ -189,7 +189,7 @@ def run(
     alone = dataclasses.replace(machine, shape=shape)
     mesh = Mesh(np.array(devices_of(alone)[:1]), ("data",))
     here = NamedSharding(mesh, PartitionSpec())
-    with planned_for(PLATFORMS[chip.kind]):
+    with planned_for(PLATFORMS[chip.kind], 1):
         method, params, text = METHODS[name](asked, others)
         image = jax.ShapeDtypeStruct((batch, asked.height, asked.width, 3), np.uint8)
         arguments = jax.tree.map(

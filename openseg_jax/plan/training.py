@@ -112,7 +112,7 @@ def plan_training(config: Config, machine: Machine, *, exact: bool = False) -> P
     config = for_platform(config, machine)
     mesh = mesh_of(machine, config.mesh.to_dict())
     check_batch(config, math.prod(mesh.shape[axis] for axis in BATCH_AXES))
-    with planned_for(PLATFORMS[machine.chip.kind]):
+    with planned_for(PLATFORMS[machine.chip.kind], machine.devices):
         program, made = _program(config, mesh)
         # Only shapes: whatever the task froze stays whole on each device.
         traced = program.step.trace(program.like, made.frozen, made.batch, _key())
