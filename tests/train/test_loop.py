@@ -3,7 +3,6 @@ import json
 import jax
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 from openseg_jax.configs.miniature_clip import get_config
 
 from openseg_jax.errors import UserError
@@ -14,24 +13,7 @@ from openseg_jax.train.recorder import reduce_metrics
 from openseg_jax.train.state import flat_names
 from openseg_jax.weights.folder import load_folder
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _compile_once(tmp_path_factory):
-    """Shares compiled programs among the trainings of this file."""
-    settings = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("programs")),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-        # Compiling, not computing, is what these tests would spend their time on.
-        "jax_disable_most_optimizations": True,
-    }
-    before = {name: jax.config.values[name] for name in settings}
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
+pytestmark = pytest.mark.usefixtures("compile_once")
 
 
 def _config(steps, **optim):

@@ -6,7 +6,6 @@ import sys
 import jax
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 from openseg_jax.configs.segclip_pretrain import get_config
 
 from openseg_jax.errors import UserError
@@ -22,23 +21,7 @@ from tests.inputs.captioned import FakeTfds, pairs, write_folder, write_shard
 KINDS = ("folder", "webdataset", "tfds")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _compile_once(tmp_path_factory):
-    """Shares compiled programs among the trainings of this file."""
-    settings = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("programs")),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-        # Compiling, not computing, is what these tests would spend their time on.
-        "jax_disable_most_optimizations": True,
-    }
-    before = {name: jax.config.values[name] for name in settings}
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
+pytestmark = pytest.mark.usefixtures("compile_once")
 
 
 @pytest.fixture
