@@ -40,15 +40,23 @@ EXTRAS = {
     "gcs": ["etils[epath-gcs]>=1.9"],
     # TFDS 4.9.10 imports importlib_resources without asking for it.
     "data": ["tensorflow-datasets>=4.9.7", "importlib_resources>=6.0"],
-    "web": ["gradio>=5.0"],
+    # `openseg serve`.
+    "web": ["gradio>=6.0"],
+    # `jax.export` writes with it and does not ask for it.
+    "export": ["flatbuffers>=24.3"],
+    # The documentation site: mkdocs serve.
+    "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.27"],
     "test": [
         "tensorboard>=2.18",
+        "flatbuffers>=24.3",
         "pytest>=8.0",
         "pytest-xdist>=3.5",
         "beartype>=0.18",
         "ruff>=0.6",
         "pyright[nodejs]>=1.1.380",
     ],
+    # The page in a real browser (any Chromium that is installed), the notebooks in a real kernel.
+    "test-people": ["playwright>=1.48", "nbclient>=0.10", "ipykernel>=6.29"],
     # TFDS's own builder test; building and reading TFDS data sets needs no TensorFlow.
     "test-builders": [
         "tensorflow-datasets>=4.9.7",

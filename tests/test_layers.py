@@ -23,9 +23,10 @@ RANKS = {
     "text": 3, "weights": 3,
     "methods": 4, "tasks": 4,
     "train": 5, "eval": 5, "api": 5, "classify": 5, "report": 5,
-    # Compiles what trains and what segments, and is run by a command.
-    "plan": 6,
-    "cli": 7, "web": 7, "compat": 7,
+    # Compile what trains and what segments, or hand it to others; each is run by a command.
+    "plan": 6, "export": 6, "compat": 6,
+    "web": 7,
+    "cli": 8,
 }  # fmt: skip
 # Within their rank: what may be used by its neighbours, and nothing else.
 ALLOWED = {
