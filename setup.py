@@ -45,7 +45,7 @@ EXTRAS = {
     # `jax.export` writes with it and does not ask for it.
     "export": ["flatbuffers>=24.3"],
     # The documentation site: mkdocs serve.
-    "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.27"],
+    "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.27", "latex2mathml>=3.77"],
     "test": [
         "tensorboard>=2.18",
         "flatbuffers>=24.3",

@@ -5,11 +5,13 @@ Workers run NumPy and Pillow code only: touching JAX in them would start a secon
 
 from __future__ import annotations
 
+import concurrent.futures
+import multiprocessing
+import multiprocessing.resource_tracker
 import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -21,6 +23,7 @@ from openseg_jax.errors import UserError
 
 Example = dict[str, Any]
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _GRACE = 30.0  # seconds that a loading process lives after SIGTERM
 
 
@@ -88,7 +91,9 @@ class Batches:
     def __next__(self) -> Example:
         if self._stream is None:
             self._stream = self._start(self.examples)
-        batch = next(self._stream)
+            batch = _deaf(self._stream.__next__)  # starts the loading processes
+        else:
+            batch = next(self._stream)
         self.examples += self._batch_size
         return batch
 
@@ -114,12 +119,33 @@ class Batches:
         self._stream = None
 
 
+def _deaf(call: Callable[[], Example]) -> Example:
+    """Calls in a thread that takes no SIGINT and no SIGTERM.
+
+    Threads and processes that are started in it inherit that, so that a loading process cannot be
+    ended in the second before its `_guard` runs. The caller's own thread stays as it was.
+    """
+    done: concurrent.futures.Future[Example] = concurrent.futures.Future()
+    # Its own start would open the signals again in the thread that needs it first.
+    multiprocessing.resource_tracker.ensure_running()
+
+    def run() -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        try:
+            done.set_result(call())
+        except BaseException as error:  # handed to the caller, whatever it is
+            done.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return done.result()
+
+
 def _guard(index: int, count: int) -> None:
     """Prepares a loading process to outlive signals, but not the process that it loads for.
 
     Ctrl-C reaches all processes of a terminal, and schedulers send SIGTERM to all of a job; the
     trainer still needs batches to come to its last step. When it is killed itself, nobody else
-    would end these.
+    would end these. Until here the signals were blocked, see `_deaf`.
     """
     del index, count
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -130,11 +156,13 @@ def _guard(index: int, count: int) -> None:
         last.start()
 
     signal.signal(signal.SIGTERM, later)
-    parent = os.getppid()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+    # Known since birth: asked for here, a parent that is gone already would not be missed.
+    parent = multiprocessing.parent_process()
+    assert parent is not None
 
     def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1.0)
+        parent.join()
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -142,10 +143,20 @@ def test_worker_processes_change_neither_order_nor_resuming():
 def test_worker_processes_outlive_signals():
     stream = batches(Numbers(50), 4, workers=2, threads=1)
     want = _take(batches(Numbers(50), 4), 60)
-    assert _take(stream, 1) == want[:1]
-    workers = multiprocessing.active_children()
-    assert len(workers) == 2
-    for worker in workers:
+    first = []
+    taker = threading.Thread(target=lambda: first.extend(_take(stream, 1)))
+    taker.start()
+    workers = []
+    end = time.monotonic() + 60
+    while len(workers) < 2:  # signals reach them while they are born …
+        assert time.monotonic() < end
+        for worker in set(multiprocessing.active_children()) - set(workers):
+            workers.append(worker)
+            os.kill(worker.pid, signal.SIGINT)
+            os.kill(worker.pid, signal.SIGTERM)
+    taker.join(60)
+    assert first == want[:1]
+    for worker in workers:  # … and while they work
         for number in (signal.SIGINT, signal.SIGTERM):
             os.kill(worker.pid, number)
     assert _take(stream, 59) == want[1:]
