@@ -17,7 +17,7 @@ from flax.linen.linear import default_kernel_init
 
 from openseg_jax.models.last_block import LastBlock
 from openseg_jax.models.remat import recomputed
-from openseg_jax.ops.attention import attention, attention_weights
+from openseg_jax.ops.attention import attention
 from openseg_jax.ops.rows import keep_rows
 from openseg_jax.types import Array, Bool, Float, Params
 
@@ -34,6 +34,7 @@ ACTIVATION: dict[str, Callable[[Array], Array]] = {
     "quick_gelu": quick_gelu,
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
     "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "relu": jax.nn.relu,
 }
 
 
@@ -71,20 +72,24 @@ class Mlp(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head attention with separate query, key, value and output maps."""
+    """Multi-head attention with separate query, key, value and output maps.
+
+    Inputs may be of any width; what comes out is of `out_width`, or of `width` where that is None.
+    """
 
     width: int
     heads: int
     dtype: jnp.dtype = jnp.float32
     backend: str = "auto"
     kernel_init: Initializer = default_kernel_init
+    out_width: int | None = None
 
     def setup(self) -> None:
         switches: dict[str, Any] = {"dtype": self.dtype, "kernel_init": self.kernel_init}
         self.query = nn.Dense(self.width, **switches)
         self.key = nn.Dense(self.width, **switches)
         self.value = nn.Dense(self.width, **switches)
-        self.out = nn.Dense(self.width, **switches)
+        self.out = nn.Dense(self.out_width or self.width, **switches)
 
     def _heads(self, x: Float[Array, "B N D"]) -> Float[Array, "B N A d"]:
         return x.reshape(*x.shape[:-1], self.heads, self.width // self.heads)
@@ -114,15 +119,6 @@ class Attention(nn.Module):
         q, k, v = self.project_in(x, kv, value)
         return self.project_out(attention(q, k, v, mask=mask, backend=self.backend))
 
-    def with_weights(
-        self, x: Float[Array, "B N D"]
-    ) -> tuple[Float[Array, "B N D"], Float[Array, "B N N"]]:
-        """Attends, and also returns the attention map averaged over heads (float32)."""
-        q, k, v = self.project_in(x)
-        weights = attention_weights(q, k)
-        out = jnp.einsum("bans,bsad->bnad", weights.astype(v.dtype), v)
-        return self.project_out(out), weights.mean(axis=1)
-
 
 class Block(nn.Module):
     """A pre-norm transformer block: x += attn(ln_1 x); x += mlp(ln_2 x)."""
@@ -148,14 +144,6 @@ class Block(nn.Module):
     ) -> Float[Array, "B N D"]:
         x = x + self.attn(self.ln_1(x), mask=mask)
         return x + self.mlp(self.ln_2(x))
-
-    def with_weights(
-        self, x: Float[Array, "B N D"]
-    ) -> tuple[Float[Array, "B N D"], Float[Array, "B N N"]]:
-        """Runs the block and also returns its attention map averaged over heads."""
-        out, weights = self.attn.with_weights(self.ln_1(x))
-        x = x + out
-        return x + self.mlp(self.ln_2(x)), weights
 
     def dense(
         self, x: Float[Array, "B N D"], last: LastBlock, bias: Float[Array, "N N"] | None = None
@@ -277,26 +265,3 @@ def loop_blocks(
 
 def _rows_kept(body: Callable[[Any, Params], Any]) -> Callable[[Any, Params], Any]:
     return lambda x, params: body(keep_rows(x), params)
-
-
-def run_stack_with_weights(
-    block: Block,
-    stack: Params,
-    x: Float[Array, "B N D"],
-    *,
-    start: int = 0,
-    stop: int | None = None,
-    scan: bool | str = True,
-) -> tuple[Float[Array, "B N D"], Float[Array, "B N N"]]:
-    """Runs blocks like `run_stack` and sums their head-averaged attention maps.
-
-    The sum is carried along instead of keeping one N×N map for each block.
-    """
-    total = jnp.zeros((x.shape[0], x.shape[1], x.shape[1]), jnp.float32)
-
-    def body(carry: tuple[Array, Array], params: Params) -> tuple[Array, Array]:
-        x, total = carry
-        out: Any = block.apply({"params": params}, x, method=Block.with_weights)
-        return out[0], total + out[1]
-
-    return loop_blocks(body, stack, (x, total), start=start, stop=stop, scan=scan)

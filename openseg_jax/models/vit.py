@@ -17,7 +17,6 @@ from openseg_jax.models.layers import (
     block_params,
     init_stack,
     run_stack,
-    run_stack_with_weights,
 )
 from openseg_jax.models.variants import VisionConfig
 from openseg_jax.ops.posembed import resample_positions
@@ -102,7 +101,7 @@ class VisionTransformer(nn.Module):
             self.map_head = MapHead(c, self.dtype)
         if c.proj:
             self.proj = nn.Dense(
-                self.embed_dim, use_bias=False, dtype=self.dtype, kernel_init=normal
+                self.embed_dim, use_bias=c.proj_bias, dtype=self.dtype, kernel_init=normal
             )
 
     @property
@@ -170,14 +169,6 @@ class VisionTransformer(nn.Module):
         """Runs blocks `start` to `stop` (exclusive; Python's slice meaning)."""
         return run_stack(
             self.block(), self.blocks, x, start=start, stop=stop, scan=self.scan, remat=self.remat
-        )
-
-    def run_with_weights(
-        self, x: Float[Array, "B N D"], start: int = 0, stop: int | None = None
-    ) -> tuple[Float[Array, "B N D"], Float[Array, "B N N"]]:
-        """Runs blocks and also returns the sum over them of the head-averaged attention maps."""
-        return run_stack_with_weights(
-            self.block(), self.blocks, x, start=start, stop=stop, scan=self.scan
         )
 
     def block_params(self, index: int) -> Params:

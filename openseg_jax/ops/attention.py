@@ -21,7 +21,7 @@ from openseg_jax.ops.attention_choice import (
 from openseg_jax.ops.attention_kernels import cudnn_attention, splash_attention
 from openseg_jax.types import Array, Bool, Float
 
-__all__ = ["BACKENDS", "attention", "attention_weights", "choose_backend", "explain_backend"]
+__all__ = ["BACKENDS", "attention", "choose_backend", "explain_backend"]
 
 # A finite stand-in for -inf: rows without any admitted key give a uniform row, never NaN.
 _MASKED = -1e30
@@ -75,14 +75,14 @@ def attention(
     return _xla_attention(q, k, v, mask, bias)
 
 
-def attention_weights(
+def _weights(
     q: Float[Array, "B N A d"],
     k: Float[Array, "B S A d"],
     *,
     mask: Bool[Array, "#B #A #N S"] | None = None,
     bias: Float[Array, "N S"] | None = None,
 ) -> Float[Array, "B A N S"]:
-    """Computes softmax(q·kᵀ/√d + bias) in float32, for those who need the map itself."""
+    """Computes softmax(q·kᵀ/√d + bias) in float32."""
     logits = jnp.einsum("bnad,bsad->bans", q, k, preferred_element_type=jnp.float32)
     logits = logits * q.shape[-1] ** -0.5
     if bias is not None:
@@ -93,7 +93,7 @@ def attention_weights(
 
 
 def _xla_attention(q, k, v, mask, bias):
-    weights = attention_weights(q, k, mask=mask, bias=bias).astype(v.dtype)
+    weights = _weights(q, k, mask=mask, bias=bias).astype(v.dtype)
     return jnp.einsum("bans,bsad->bnad", weights, v)
 
 
