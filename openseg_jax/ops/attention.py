@@ -21,7 +21,7 @@ from openseg_jax.ops.attention_choice import (
 from openseg_jax.ops.attention_kernels import cudnn_attention, splash_attention
 from openseg_jax.types import Array, Bool, Float
 
-__all__ = ["BACKENDS", "attention", "choose_backend", "explain_backend"]
+__all__ = ["BACKENDS", "attention", "attention_weights", "choose_backend", "explain_backend"]
 
 # A finite stand-in for -inf: rows without any admitted key give a uniform row, never NaN.
 _MASKED = -1e30
@@ -75,7 +75,7 @@ def attention(
     return _xla_attention(q, k, v, mask, bias)
 
 
-def _weights(
+def attention_weights(
     q: Float[Array, "B N A d"],
     k: Float[Array, "B S A d"],
     *,
@@ -93,7 +93,7 @@ def _weights(
 
 
 def _xla_attention(q, k, v, mask, bias):
-    weights = _weights(q, k, mask=mask, bias=bias).astype(v.dtype)
+    weights = attention_weights(q, k, mask=mask, bias=bias).astype(v.dtype)
     return jnp.einsum("bans,bsad->bnad", weights, v)
 
 
