@@ -20,13 +20,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from PIL import Image
 
 from openseg_jax.errors import UserError
 from openseg_jax.miniature.captions import templates
 from openseg_jax.miniature.streams import crop, presence, scene
 from openseg_jax.miniature.world import CLASS_NAMES, THINGS
 from openseg_jax.models.clip import CLIP, normalize
+from openseg_jax.models.preprocess import fit_image, scale_pixels
 from openseg_jax.models.variants import CLIPConfig, Preprocess
 from openseg_jax.text.classifier import text_classifier
 from openseg_jax.types import Array, Bool, Float, Params, UInt8
@@ -34,8 +34,6 @@ from openseg_jax.weights.loaded import LoadedClip
 
 GATES = {"top1": 0.90, "presence": 0.90}
 """What the shipped weights have to reach on the test stream."""
-
-_KERNELS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +127,7 @@ def clip_scores(
 def embed_images(
     loaded: LoadedClip, images: Sequence[UInt8[np.ndarray, "H W 3"]], *, chunk: int = 64
 ) -> Float[np.ndarray, "B E"]:
-    """Embeds square pictures of any sizes with the weights' own preparation.
+    """Embeds pictures of any sizes with the weights' own preparation.
 
     Args:
         loaded: the weights.
@@ -139,9 +137,10 @@ def embed_images(
     Returns:
         unit-length rows.
     """
-    pixels = np.stack([prepare(image, loaded.preprocess) for image in images])
+    pixels = np.stack([fit_image(image, loaded.preprocess) for image in images])
     params = jax.tree.map(jnp.asarray, loaded.params)
-    return in_chunks(functools.partial(_encoder(loaded.config), params), pixels, chunk)
+    encode = functools.partial(_encoder(loaded.config, loaded.preprocess), params)
+    return in_chunks(encode, pixels, chunk)
 
 
 def in_chunks(run: Callable[[Any], Any], rows: Any, chunk: int) -> Any:
@@ -167,21 +166,14 @@ def in_chunks(run: Callable[[Any], Any], rows: Any, chunk: int) -> Any:
     return jax.tree.map(lambda *x: np.concatenate(x)[:count], *parts)
 
 
-def prepare(image: UInt8[np.ndarray, "H W 3"], rule: Preprocess) -> Float[np.ndarray, "S S 3"]:
-    """Resizes and scales a square picture; on squares all resize rules agree."""
-    small = Image.fromarray(image).resize((rule.size, rule.size), _KERNELS[rule.interpolation])
-    scaled = np.asarray(small, np.float32) / 255.0
-    mean, std = (np.array(x, np.float32) for x in (rule.mean, rule.std))
-    return ((scaled - mean) / std).astype(np.float32)
-
-
-# A named edge: jitted once for each architecture.
+# A named edge: jitted once for each architecture and rule.
 @functools.lru_cache(maxsize=4)
-def _encoder(config: CLIPConfig) -> Callable[..., Array]:
+def _encoder(config: CLIPConfig, rule: Preprocess) -> Callable[..., Array]:
     clip = CLIP(config)
 
-    def encode(params: Params, pixels: Float[Array, "B S S 3"]) -> Float[Array, "B E"]:
-        image: Any = clip.apply({"params": params}, pixels, method=CLIP.encode_image)
-        return normalize(image)
+    def encode(params: Params, image: UInt8[Array, "B S S 3"]) -> Float[Array, "B E"]:
+        pixels = scale_pixels(image, rule)
+        rows: Any = clip.apply({"params": params}, pixels, method=CLIP.encode_image)
+        return normalize(rows)
 
     return jax.jit(encode)

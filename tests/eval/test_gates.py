@@ -6,7 +6,6 @@ import pytest
 from openseg_jax.errors import UserError
 from openseg_jax.eval import gates
 from openseg_jax.miniature.world import CLASS_NAMES, THINGS
-from openseg_jax.models.variants import Preprocess
 
 
 def test_average_precision_by_hand():
@@ -15,14 +14,6 @@ def test_average_precision_by_hand():
     assert gates.average_precision(score, present) == pytest.approx((1 + 2 / 3) / 2)
     assert gates.average_precision(-score, present) == pytest.approx((1 / 2 + 2 / 4) / 2)
     assert gates.average_precision(score, score > 0.65) == 1.0
-
-
-def test_prepare_is_pillow_and_clip_scaling():
-    image = np.random.default_rng(0).integers(0, 256, (24, 24, 3)).astype(np.uint8)
-    rule = Preprocess(24)
-    want = (image / 255.0 - rule.mean) / rule.std
-    np.testing.assert_allclose(gates.prepare(image, rule), want, rtol=1e-5, atol=1e-6)
-    assert gates.prepare(image, Preprocess(16)).shape == (16, 16, 3)
 
 
 @dataclasses.dataclass
