@@ -158,7 +158,9 @@ class CaR:
 
     def joint(self, text: CarText) -> bool:
         """Says whether all E joint axes are cheaper to pull back than the texts one by one."""
-        return text.count >= self.cam.config.embed_dim
+        # An export leaves the number open, and pulls them back one by one.
+        count: Any = text.count
+        return isinstance(count, int) and count >= self.cam.config.embed_dim
 
     def predict(
         self,

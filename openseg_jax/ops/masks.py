@@ -28,6 +28,8 @@ __all__ = [
 _SMALL_AREA = 0.05
 # Sums over classes and pixels that are held at once, in numbers.
 _EVIDENCE = 2**26
+# Rows of pixels that are held at once where nobody knows how many numbers that is.
+_ROWS = 16
 
 
 def paint_labels(
@@ -122,7 +124,9 @@ def _strongest(
         return evidence.argmax(axis=1).astype(jnp.int32), evidence.max(axis=1)
 
     batch, _, height, width = probs.shape
-    room = _EVIDENCE // max(batch * weights.shape[2] * width, 1)
+    numbers: Any = batch * weights.shape[2] * width
+    # Where an export leaves a size open, there may be many of them.
+    room = _EVIDENCE // max(numbers, 1) if isinstance(numbers, int) else _ROWS
     if room >= height:
         return rows(probs)
     found = lax.map(rows, jnp.moveaxis(probs, 2, 0), batch_size=max(room, 1))
