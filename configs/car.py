@@ -56,10 +56,10 @@ def get_config(arg: str = "voc") -> ConfigDict:
     elif arg == "demo":
         c.mask_threshold, c.confidence_threshold, c.clipes_threshold = 0.5, 0.0, 0.6
         c.visual_prompts = ("gray", "blur")
-        c.sam_min_pred = 0.01
+        c.sam_min_pred, c.sam_iou = 0.01, -1.0  # it replaces whatever SAM finds
     else:
         # Referring: every sentence alone against the backgrounds, no template ensemble.
-        c.competition, c.crf, c.templates = "alone", "separate", ()
+        c.competition, c.pixels, c.templates = "alone", "separate", ()
         c.visual_prompts = ("circle",) if arg in ("refcoco", "gres") else ("circle", "blur")
         c.classifier_model = "ViT-L-14" if arg == "gres" else "ViT-B-16"
         c.mask_threshold = 0.2 if arg == "refcoco+" else 0.5
@@ -68,5 +68,5 @@ def get_config(arg: str = "voc") -> ConfigDict:
         c.sam_iom, c.classes = 0.5, 0
     if arg == "tiny":
         c.cam_model = c.classifier_model = "miniature"
-        c.crf = "none"
+        c.refine = "none"
     return c.lock()

@@ -23,7 +23,7 @@ def get_config(arg: str = "") -> ConfigDict:
     c: Any = base.published(arg, BENCHMARKS, "car", "ViT-B-16")
     referring = arg.startswith("refcoco")
     if arg == "tiny":
-        c.settings.car.crf = "none"
+        c.settings.car.refine = "none"
     elif not referring:
         c.settings.car.classifier = "ViT-L-14"
     return c

@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--config", metavar="FILE", help="of configs/eval: miniature, car:voc21, …")
     how.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE",
-        help="of the config, or of a method: car.crf=none",
+        help="of the config, or of a method: car.refine=none",
     )  # fmt: skip
     how.add_argument("--parity", choices=("reference",), help="the published behaviour, with bugs")
     how.add_argument("--batch", type=int, metavar="N", help="pictures a device gets at once (8)")

@@ -36,8 +36,8 @@ _BATCH = 8
 _TABLE_ROWS = 40
 # Flags that not all methods have.
 _ONLY = {
-    "classifier_model": ("car",), "preset": ("car", "clip_dense", "segclip"), "crf": ("car",),
-    "proposals": ("maft",), "variant": ("clip_dense",),
+    "classifier_model": ("car",), "preset": ("car", "clip_dense", "segclip"), "sam": ("car",),
+    "proposals": ("maft",), "variant": ("clip_dense",), "refine": ("car",),
 }  # fmt: skip
 # Decoded pictures are kept between the check and the work while they fit in so many pixels.
 _KEEP_PIXELS = 60_000_000
@@ -69,7 +69,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--preset",
         help="car, clip_dense, segclip: a data set's published settings: voc, voc21, coco, …",
     )
-    how.add_argument("--crf", choices=("on", "off"), help="car: dense CRF at the end (on)")
+    how.add_argument(
+        "--refine",
+        choices=("crf", "pamr", "none"),
+        help="car: how pixels are decided: dense CRF (the default), the lighter PAMR, or not",
+    )
+    how.add_argument(
+        "--sam",
+        metavar="NAME",
+        help="car: replace masks by those of a SAM that agree: SAM-B, SAM-L, SAM-H or a folder",
+    )
     how.add_argument(
         "--proposals",
         metavar="NAME",
@@ -150,8 +159,9 @@ def settings_of(args: argparse.Namespace) -> dict[str, Any]:
         settings["classifier"] = args.classifier_model
     if args.variant:
         settings["variant"] = args.variant
-    if args.crf:
-        settings["crf"] = "joint" if args.crf == "on" else "none"
+    for name in ("refine", "sam"):
+        if getattr(args, name):
+            settings[name] = getattr(args, name)
     if args.parity:
         settings["parity"] = args.parity
     return settings

@@ -22,8 +22,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from openseg_jax.errors import check_shape
-from openseg_jax.methods import car_geometry, car_texts
+from openseg_jax.errors import UserError, check_shape
+from openseg_jax.methods import car_geometry, car_refine, car_texts
 from openseg_jax.methods.base import check_dtype, is_traced, true_size
 from openseg_jax.methods.car_classifier import Classifier
 from openseg_jax.methods.car_config import CaRConfig, configure
@@ -31,6 +31,7 @@ from openseg_jax.methods.car_finish import finish
 from openseg_jax.methods.car_geometry import Geometry
 from openseg_jax.methods.car_loop import Scene, State, Stepper, knobs, run_jitted, run_steps
 from openseg_jax.methods.car_proposals import Proposer
+from openseg_jax.methods.car_refine import MaskSource
 from openseg_jax.methods.car_texts import CarText
 from openseg_jax.ops.masks import paint_labels
 from openseg_jax.ops.platform import target
@@ -38,10 +39,14 @@ from openseg_jax.types import Array, Bool, Float, Int, Masks, Params, UInt8
 from openseg_jax.weights.load import load_clip
 from openseg_jax.weights.loaded import LoadedClip
 
-__all__ = ["CaR", "CarResult", "load"]
+__all__ = ["LOOK", "CaR", "CarResult", "load"]
 
 # text_chunk, image_chunk: small pieces stay in a CPU's cache, large ones fill other devices.
 _CHUNKS = {"cpu": (4, 4), "other": (8, 8)}
+
+
+LOOK = 8
+"""`predict(look=…)` draws so many rows at once."""
 
 
 # The jitted edges of this method. A Stepper is a hashable description, so all segmenters of equal
@@ -104,14 +109,23 @@ class CaR:
         config: settings.
         cam, classifier: loaded weights.
         dtype: of both towers ("float32" or "bfloat16"); maps, scores and the CRF are float32.
+        masks: where the masks come from that replace its own in the end, or None; given, or a SAM
+            by `config.sam`. `segment` then cannot run under `jax.jit`.
         params: of both image towers, on the default device.
     """
 
     def __init__(
-        self, cam: LoadedClip, classifier: LoadedClip, config: CaRConfig, *, dtype: str = "float32"
-    ) -> None:
+        self, cam: LoadedClip, classifier: LoadedClip, config: CaRConfig, *,
+        dtype: str = "float32", masks: MaskSource | None = None,
+    ) -> None:  # fmt: skip
         check_dtype(dtype)
         self.cam, self.classifier, self.config, self.dtype = cam, classifier, config, dtype
+        self.masks = car_refine.source_of(config, masks)
+
+    @property
+    def host_only(self) -> bool:
+        """Whether `segment` needs plain arrays, because masks are matched on the host."""
+        return self.masks is not None
 
     @functools.cached_property
     def params(self) -> Params:
@@ -168,6 +182,7 @@ class CaR:
         text: CarText | Sequence[str],
         *,
         observe: Callable[[dict[str, Any]], None] | None = None,
+        look: Callable[[dict[str, Any]], Sequence[int]] | None = None,
     ) -> CarResult:
         """Segments one image; the recurrence is a host loop over jitted steps.
 
@@ -175,6 +190,8 @@ class CaR:
             image: RGB bytes of any size.
             text: from `classes`, or names.
             observe: called after every step with its arrays (for tests and reports).
+            look: picks the rows of a step that `observe` sees drawn, see `car_trace`; it then runs
+                the same programs as without. None draws all, and adds what parity tests need.
         """
         check_shape(image, "H W 3", "image", dtype="uint8", fix="give RGB bytes, channels last")
         if not isinstance(text, CarText):
@@ -183,7 +200,7 @@ class CaR:
         size = image.shape[:2]
         more = [(0, -n % step) for n in size]
         canvas = np.pad(image, (*more, (0, 0)))
-        result = self._run(self.params, canvas, size, text, observe)
+        result = self._run(self.params, canvas, size, text, observe, look)
         return dataclasses.replace(result, masks=result.masks[:, : size[0], : size[1]])
 
     def _run(
@@ -193,15 +210,16 @@ class CaR:
         size: tuple[int, int],
         text: CarText,
         observe: Callable[[dict[str, Any]], None] | None,
+        look: Callable[[dict[str, Any]], Sequence[int]] | None = None,
     ) -> CarResult:
         config, canvas = self.config, image.shape[:2]
         stepper = self.stepper(canvas, padded=tuple(size) != tuple(canvas))
         geometry = car_geometry.exact(stepper.proposer.plan, tuple(size))
         scene = _scene(stepper, params, image, geometry, joint=self.joint(text))
-        step = functools.partial(_step, stepper, debug=observe is not None)
+        step = functools.partial(_step, stepper, debug=observe is not None and look is None)
         watch = None
         if observe is not None:
-            watch = functools.partial(_watch, observe, stepper, scene, config)
+            watch = functools.partial(_watch, observe, look, stepper, scene, config)
         padded = car_texts.bucketed(text)
         state = run_steps(step, config, params, scene, padded, observe=watch)
         (alive,) = np.nonzero(state.alive)
@@ -212,6 +230,13 @@ class CaR:
             valid[: size[0], : size[1]] = True
         every = np.ones(len(alive), bool)
         kept, scores = finish(image, full, state.scores[alive], every, config, valid=valid)
+        if self.masks is not None:
+            inside = np.s_[: size[0], : size[1]]
+            found = np.array(kept)
+            found[:, *inside] = car_refine.rematch(
+                image[inside], found[:, *inside], self.masks, config
+            )
+            kept = found
         masks = np.zeros((text.count, *canvas), bool)
         out = np.zeros(text.count, np.float32)
         masks[alive], out[alive] = np.asarray(kept), np.asarray(scores)
@@ -239,7 +264,11 @@ class CaR:
             valid: pixels that exist; None means all.
 
         Returns:
-            Masks with one mask and one score a text. Masks are 0 or 1: the CRF has decided.
+            Masks with one mask and one score a text. Masks are 0 or 1: each pixel is decided.
+            They overlap only with `pixels="separate"`, or where a source replaced them.
+
+        Raises:
+            UserError: under `jax.jit` with a mask source, which works on the host.
         """
         check_shape(image, "B H W 3", "image", dtype="uint8", fix="give a batch of RGB bytes")
         if is_traced(params, image, text, valid):
@@ -257,6 +286,11 @@ class CaR:
         )
 
     def _segment_traced(self, params: Params, image: Any, text: CarText, valid: Any) -> Masks:
+        if self.host_only:
+            raise UserError(
+                "sam: masks are matched on the host, not under jax.jit; call segment with plain "
+                "arrays, or build the segmenter without sam and masks"
+            )
         stepper = self.stepper(image.shape[1:3], padded=valid is not None)
         plan, thresholds = stepper.proposer.plan, knobs(self.config)
 
@@ -286,15 +320,23 @@ def _full_size(maps: Float[np.ndarray, "K h w"], geometry: Geometry) -> np.ndarr
 
 def _watch(
     observe: Callable[[dict[str, Any]], None],
+    look: Callable[[dict[str, Any]], Sequence[int]] | None,
     stepper: Stepper,
     scene: Scene,
     config: CaRConfig,
     event: dict[str, Any],
 ) -> None:
     """Adds what a step saw at full size to its event, and hands it on."""
-    full, masks, images = _look(stepper, scene, event["maps"], np.float32(config.mask_threshold))
+    maps = event["maps"]
+    rows = np.arange(len(maps)) if look is None else np.asarray(look(event), np.int32)
+    if look is not None:
+        # Always of one size: one more program a canvas, whatever is looked at.
+        more = -len(rows) % LOOK
+        maps = np.pad(maps[rows], [(0, more), (0, 0), (0, 0)])
+    full, masks, images = _look(stepper, scene, maps, np.float32(config.mask_threshold))
     seen = {"full": full, "masks": masks, "prompted": images}
-    observe(event | {name: np.asarray(x) for name, x in seen.items()})
+    drawn = {name: np.asarray(x)[: len(rows)] for name, x in seen.items()}
+    observe(event | {"rows": rows} | drawn)
 
 
 def load(
@@ -303,6 +345,7 @@ def load(
     classifier: str | os.PathLike[str] | LoadedClip | None = None,
     parity: str | None = None,
     dtype: str = "float32",
+    masks: MaskSource | None = None,
     **settings: Any,
 ) -> CaR:
     """Builds CaR on given weights.
@@ -312,6 +355,8 @@ def load(
         classifier: the classifier's weights; None takes the same.
         parity: "reference" for the published behaviour, see `car_config.configure`.
         dtype: "float32" or "bfloat16".
+        masks: a function from a picture UInt8[H W 3] to masks of it Bool[N H W], any number. Masks
+            of texts are replaced by those that agree with them; `sam` is the name of such a source.
         settings: fields of `CaRConfig`. Settings that the model folder recommends for CaR come
             before them in line, and after `parity`.
     """
@@ -319,4 +364,5 @@ def load(
     same = isinstance(classifier, str | os.PathLike) and classifier == model
     second = cam if classifier is None or same else load_clip(classifier)
     defaults = dict(cam.defaults.get("car", {})) if parity is None else {}
-    return CaR(cam, second, configure(parity=parity, **{**defaults, **settings}), dtype=dtype)
+    config = configure(parity=parity, **{**defaults, **settings})
+    return CaR(cam, second, config, dtype=dtype, masks=masks)

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from openseg_jax.errors import UserError, check_types, expected, unknown_name
-from openseg_jax.methods.settings import as_tuples, from_names, preset
+from openseg_jax.methods.settings import as_pairs, as_tuples, from_names, preset
 from openseg_jax.ops.visual_prompts import KINDS
 from openseg_jax.text.prompts import templates as template_set
 
@@ -20,7 +20,8 @@ BACKGROUND = (
     "street", "valley", "bridge",
 )  # fmt: skip
 
-CRF_MODES = ("joint", "separate", "none")
+REFINES = ("crf", "pamr", "none")
+PIXEL_RULES = ("joint", "separate")
 COMPETITIONS = ("joint", "alone")
 SCORE_RULES = ("sum", "scaled", "mean")
 FITS = ("model", "squash")
@@ -44,7 +45,11 @@ class CaRConfig:
         templates: of the classifier; () means the CAM template alone and one plain softmax.
         cam_template: of the CAM texts and the background texts.
         background: texts that compete in the CAM and are never kept.
-        crf: "joint", "separate" (each text against the background) or "none".
+        refine: what makes masks of the last maps: "crf" (dense CRF), "pamr" (pixel-adaptive mask
+            refinement) or "none" (the maps as they are).
+        pixels: "joint" (alive texts and background compete for each pixel) or "separate" (each
+            text against the background alone: referring expressions).
+        pamr_iterations: turns.
         crf_iterations: mean-field updates.
         crf_capacity: room for lattice vertices a pixel when the CRF runs on the device; 0 is the
             worst case of 6, photographs need about 1. Too little gives NaN marginals, no mask.
@@ -76,7 +81,10 @@ class CaRConfig:
             They bound memory and change nothing else; 0 chooses by platform.
         canvas: pixels; images are padded to multiples of it, so that a data set of many sizes
             compiles few programs. Padding changes nothing; 0 compiles each size.
-        sam_iom, sam_min_pred: thresholds for replacing masks by SAM's, where those are given.
+        sam: weights of a SAM whose masks replace ours in the end, a name or a folder; "" none.
+        sam_settings: of its mask generator, as a dict or as pairs.
+        sam_iom, sam_min_pred, sam_iou: how its masks are matched, see `car_refine.rematch`. A
+            `sam_iou` below 0 replaces whatever was matched, as the published demo does.
         classes, ignore_background: of the data set's evaluation.
         cam_model, classifier_model: names of the published weights.
     """
@@ -93,7 +101,9 @@ class CaRConfig:
     templates: tuple[str, ...] = TEMPLATES
     cam_template: str = CAM_TEMPLATE
     background: tuple[str, ...] = BACKGROUND
-    crf: str = "joint"
+    refine: str = "crf"
+    pixels: str = "joint"
+    pamr_iterations: int = 10
     crf_iterations: int = 10
     crf_capacity: float = 0.0
     cam_layers: int = 8
@@ -114,8 +124,11 @@ class CaRConfig:
     text_chunk: int = 0
     image_chunk: int = 0
     canvas: int = 0
+    sam: str = ""
+    sam_settings: tuple[tuple[str, Any], ...] = ()
     sam_iom: float = 0.7
     sam_min_pred: float = 0.05
+    sam_iou: float = 0.7
     classes: int = 0
     ignore_background: bool = False
     cam_model: str = "ViT-B-16"
@@ -124,12 +137,13 @@ class CaRConfig:
     def __post_init__(self) -> None:
         check_types(self)
         for name, choices in (
-            ("crf", CRF_MODES), ("competition", COMPETITIONS), ("score_rule", SCORE_RULES),
-            ("classifier_fit", FITS), ("lone_text", ("zero", "logit")),
+            ("refine", REFINES), ("pixels", PIXEL_RULES), ("competition", COMPETITIONS),
+            ("score_rule", SCORE_RULES), ("classifier_fit", FITS), ("lone_text", ("zero", "logit")),
         ):  # fmt: skip
             if getattr(self, name) not in choices:
                 unknown_name(str(getattr(self, name)), choices, name)
         as_tuples(self, "visual_prompts", "stuff_visual_prompts", "templates", "background")
+        as_pairs(self, "sam_settings")
         for kind in (*self.visual_prompts, *self.stuff_visual_prompts):
             if kind not in KINDS:
                 unknown_name(kind, KINDS, "visual prompt")
@@ -140,15 +154,19 @@ class CaRConfig:
             raise expected(
                 "clipes_threshold", "a number above 0", str(self.clipes_threshold), "try 0.4"
             )
+        for name in ("pamr_iterations", "crf_iterations"):
+            if getattr(self, name) < 0:
+                raise expected(name, "0 or more", str(getattr(self, name)), "try 10")
         for template in (*self.templates, self.cam_template):
             if "{}" not in template:
                 raise UserError(f"template: no place for a name in {template!r}; write {{}} there")
 
     def static(self) -> CaRConfig:
-        """Returns these settings with what may change without a new compile at fixed values."""
+        """Returns these settings with what no compiled step depends on at fixed values."""
         return dataclasses.replace(
-            self, mask_threshold=0.5, confidence_threshold=0.5, clipes_threshold=0.5, background=()
-        )
+            self, mask_threshold=0.5, confidence_threshold=0.5, clipes_threshold=0.5,
+            background=(), refine="crf", sam="", sam_settings=(),
+        )  # fmt: skip
 
     def stuff(self, things: tuple[str, ...]) -> CaRConfig:
         """Returns the settings of the pass over stuff, whose backgrounds are the thing names."""
@@ -190,6 +208,11 @@ def configure(*, parity: str | None = None, **settings: Any) -> CaRConfig:
     Raises:
         UserError: for an unknown name (with the closest one) or a value out of range.
     """
+    if "crf" in settings:
+        raise UserError(
+            "crf: is two settings, refine ('crf', 'pamr' or 'none') and pixels ('joint' or "
+            "'separate'); for none write refine='none'"
+        )
     return from_names(CaRConfig, settings, parity, PARITY_FLAGS)
 
 

@@ -1,4 +1,4 @@
-"""From the recurrence's last maps to masks: dense CRF, one label a pixel, referring merges.
+"""From the recurrence's last maps to masks: dense CRF or PAMR, one label a pixel.
 
 Source: car.md §7.
 """
@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from openseg_jax.methods import car_refine
 from openseg_jax.methods.car_config import CaRConfig
 from openseg_jax.ops import crf
 from openseg_jax.types import Array, Bool, Float, UInt8
@@ -30,23 +31,26 @@ def masks_of_maps(
 ) -> Bool[Array, "K H W"]:
     """Turns full-size maps into masks: a pixel joins the text that wins it.
 
-    With `crf="joint"` (or "none") texts and background compete for each pixel, and masks are
-    disjoint; with "separate" each text competes with the background alone.
+    The background's map is (1 − max of maps)^bg_factor. The dense CRF takes it and the maps as
+    probabilities; PAMR spreads each of them by itself. With `pixels="joint"` texts and background
+    then compete for each pixel, and masks are disjoint; with "separate" each text competes with a
+    background of its own.
 
     Args:
         image: RGB bytes.
         maps: in [0, 1]. alive: texts that count.
-        config: `crf`, `crf_iterations`, `bg_factor`, `crf_wrap_u8`.
+        config: `refine`, `pixels`, `bg_factor`, and the CRF's and PAMR's own.
         valid: pixels that exist. backend: of the CRF, see `ops.crf.dense_crf`.
 
     Returns:
         Bool[K H W]; dead texts have no pixel.
     """
-    if config.crf != "separate":
-        return _joint(image, maps, alive, config, valid, backend)
+    weights = car_refine.affinity(image, valid) if config.refine == "pamr" else None
+    if config.pixels == "joint":
+        return _joint(image, maps, alive, config, valid, backend, weights)
     if isinstance(maps, np.ndarray):
         rows = [
-            _joint(image, maps[i : i + 1], alive[i : i + 1], config, valid, backend)[0]
+            _joint(image, maps[i : i + 1], alive[i : i + 1], config, valid, backend, weights)[0]
             if alive[i]
             else np.zeros(maps.shape[1:], bool)
             for i in range(len(maps))
@@ -54,16 +58,19 @@ def masks_of_maps(
         return np.stack(rows)
 
     def one(pair: tuple[Any, Any]) -> Any:
-        return _joint(image, pair[0][None], pair[1][None], config, valid, backend)[0]
+        return _joint(image, pair[0][None], pair[1][None], config, valid, backend, weights)[0]
 
     return jax.lax.map(one, (maps, alive))
 
 
 def _joint(
-    image: Any, maps: Any, alive: Any, config: CaRConfig, valid: Any, backend: str | None
-) -> Any:
+    image: Any, maps: Any, alive: Any, config: CaRConfig, valid: Any, backend: str | None,
+    weights: Any,
+) -> Any:  # fmt: skip
     probs = crf.cam_probabilities(maps, bg_factor=config.bg_factor, alive=alive)
-    if config.crf != "none":
+    if config.refine == "pamr":
+        probs = car_refine.spread(weights, probs, valid, config.pamr_iterations)
+    elif config.refine == "crf":
         capacity = None
         if config.crf_capacity:
             capacity = math.ceil(config.crf_capacity * image.shape[0] * image.shape[1])
@@ -128,6 +135,6 @@ def finish(
         scores: of the recurrence, 0 for dead texts.
     """
     masks = masks_of_maps(image, maps, alive, config, valid=valid, backend=backend)
-    if not config.crf_truncation or config.crf == "none":
+    if not config.crf_truncation or config.refine != "crf":
         return masks, scores
-    return truncate(masks, scores, alive, separate=config.crf == "separate")
+    return truncate(masks, scores, alive, separate=config.pixels == "separate")

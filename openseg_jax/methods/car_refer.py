@@ -22,9 +22,9 @@ __all__ = ["clean_sentence", "refer", "referring"]
 
 
 def referring(config: CaRConfig) -> CaRConfig:
-    """Returns the settings of referring mode: no competition in the maps, one CRF a sentence, and
+    """Returns the settings of referring mode: no competition in the maps or for pixels, and
     one plain softmax over the sentences in place of the template ensemble."""
-    return dataclasses.replace(config, competition="alone", crf="separate", templates=())
+    return dataclasses.replace(config, competition="alone", pixels="separate", templates=())
 
 
 def clean_sentence(sentence: str) -> str:

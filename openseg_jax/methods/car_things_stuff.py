@@ -62,7 +62,8 @@ def two_pass(
     """
     config = car.config
     names = things.names if isinstance(things, CarText) else tuple(things)
-    other = CaR(car.cam, car.classifier, config.stuff(tuple(names)), dtype=car.dtype)
+    second_pass = config.stuff(tuple(names))
+    other = CaR(car.cam, car.classifier, second_pass, dtype=car.dtype, masks=car.masks)
     # Both passes read the same weights: share the copy that is on the device.
     other.__dict__["params"] = car.params
     if not isinstance(things, CarText):

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 from openseg_jax.errors import check_types, expected, unknown_name
-from openseg_jax.methods.settings import as_tuples, check_templates, from_names
+from openseg_jax.methods.settings import as_pairs, as_tuples, check_templates, from_names
 from openseg_jax.models.ip_clip import POSITIONS, default_size, default_start
 from openseg_jax.models.variants import VisionConfig
 from openseg_jax.ops.posembed import CONVENTIONS
@@ -67,9 +66,7 @@ class MaftConfig:
     def __post_init__(self) -> None:
         check_types(self)
         as_tuples(self, "templates", "background", "seen")
-        pairs = self.proposal_settings
-        pairs = pairs.items() if isinstance(pairs, Mapping) else pairs
-        object.__setattr__(self, "proposal_settings", tuple((str(k), v) for k, v in pairs))
+        as_pairs(self, "proposal_settings")
         if self.tower not in ("tuned", "frozen"):
             unknown_name(self.tower, ("tuned", "frozen"), "tower")
         if self.pos_resample not in CONVENTIONS:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from openseg_jax.errors import UserError, expected, unknown_name
 
-__all__ = ["as_tuples", "check_templates", "from_names", "preset"]
+__all__ = ["as_pairs", "as_tuples", "check_templates", "from_names", "preset"]
 
 Config = TypeVar("Config")
 
@@ -55,6 +55,16 @@ def as_tuples(config: Any, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
         object.__setattr__(config, name, (value,) if isinstance(value, str) else tuple(value))
+
+
+def as_pairs(config: Any, name: str) -> None:
+    """Makes pairs of the settings in a field of a frozen dataclass, which may come as a dict."""
+    pairs = getattr(config, name)
+    try:
+        pairs = pairs.items() if isinstance(pairs, Mapping) else pairs
+        object.__setattr__(config, name, tuple((str(key), value) for key, value in pairs))
+    except (TypeError, ValueError):
+        raise expected(name, "settings by name", repr(pairs), "try {'name': value}") from None
 
 
 def check_templates(templates: Sequence[str]) -> None:

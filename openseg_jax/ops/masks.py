@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from openseg_jax.errors import check_shape
@@ -187,7 +188,8 @@ def match_proposals(
     """Replaces masks by the union of the class-agnostic proposals that agree with them.
 
     Args:
-        masks: what a method predicted. Empty masks stay empty.
+        masks: what a method predicted. Empty masks stay empty. NumPy arrays are matched on the
+            host, all others as part of a program.
         proposals: e.g. SAM's automatic masks; Q of 1 or more.
         iom_threshold: a proposal matches where its IoM is above (`iom_thres`); when none is,
             the best one is taken.
@@ -202,23 +204,45 @@ def match_proposals(
 
     Source: car.md §7.2. An empty proposal never matches (the reference divides by zero).
     """
-    p, q = masks.astype(jnp.float32), proposals.astype(jnp.float32)
-    area_p, area_q = p.sum(axis=(1, 2))[:, None], q.sum(axis=(1, 2))[None, :]
+    # The number of proposals differs from picture to picture: on the host nothing is compiled.
+    host = isinstance(masks, np.ndarray) and isinstance(proposals, np.ndarray)
+    xp: Any = np if host else jnp
+
+    def area(x: Array) -> Array:
+        return x.sum(axis=(1, 2), dtype=xp.int32).astype(xp.float32)
+
+    area_p, area_q = area(masks)[:, None], area(proposals)[None, :]
     exists = area_q > 0 if valid is None else (area_q > 0) & valid[None, :]
-    inter = _products(p, q)
-    of_proposal = inter / jnp.maximum(area_q, 1)
-    of_mask = inter / jnp.maximum(area_p, 1)
-    overlap = jnp.maximum(jnp.where(of_mask < min_cover, 0, of_proposal), of_mask)
-    overlap = jnp.where(exists, overlap, 0)
+    inter = _shared_pixels(masks, proposals) if host else _products(masks, proposals)
+    of_proposal = inter / xp.maximum(area_q, 1)
+    of_mask = inter / xp.maximum(area_p, 1)
+    overlap = xp.maximum(xp.where(of_mask < min_cover, 0, of_proposal), of_mask)
+    overlap = xp.where(exists, overlap, 0)
     matched = overlap > iom_threshold
-    best = jnp.arange(q.shape[0]) == overlap.argmax(axis=1)[:, None]
-    matched = jnp.where(matched.any(axis=1, keepdims=True), matched, best) & exists
-    union = jnp.einsum("mq,qhw->mhw", matched.astype(jnp.float32), q) > 0.5
-    both = (union & masks).sum(axis=(1, 2), dtype=jnp.int32)
-    either = (union | masks).sum(axis=(1, 2), dtype=jnp.int32)
-    iou = both / jnp.maximum(either, 1)
+    best = xp.arange(proposals.shape[0]) == overlap.argmax(axis=1)[:, None]
+    matched = xp.where(matched.any(axis=1, keepdims=True), matched, best) & exists
+    if host:
+        union = np.zeros_like(masks)
+        for row, chosen in zip(union, matched, strict=True):
+            row[:] = proposals[chosen].any(axis=0)
+    else:
+        chosen, every = matched.astype(jnp.float32), proposals.astype(jnp.float32)
+        union = jnp.einsum("mq,qhw->mhw", chosen, every) > 0.5
+    iou = area(union & masks) / xp.maximum(area(union | masks), 1)
     replace = (iou > iou_threshold) & (area_p[:, 0] > 0) & matched.any(axis=1)
-    return Match(jnp.where(replace[:, None, None], union, masks), overlap, union)
+    return Match(xp.where(replace[:, None, None], union, masks), overlap, union)
+
+
+def _shared_pixels(
+    first: Bool[np.ndarray, "M H W"], second: Bool[np.ndarray, "N H W"]
+) -> Float[np.ndarray, "M N"]:
+    # Some at a time: as numbers, hundreds of masks would take gigabytes.
+    rows = first.reshape(len(first), -1).astype(np.float32)
+    out = np.empty((len(first), len(second)), np.float32)
+    for start in range(0, len(second), 16):
+        part = second[start : start + 16]
+        out[:, start : start + 16] = rows @ part.reshape(len(part), -1).astype(np.float32).T
+    return out
 
 
 def merge_sentences(

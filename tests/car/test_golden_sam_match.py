@@ -13,19 +13,22 @@ EACH = [
     for case in golden.load(path)[1]["cases"]
 ]
 
+FORMS = {"device": jax.jit(ops.match_proposals), "host": ops.match_proposals}
 
-def run(path, case, **changes):
+
+def run(path, case, match=ops.match_proposals, **changes):
     arrays, meta = golden.load(path)
     names = ("iom_threshold", "min_cover", "iou_threshold")
     settings = {**dict(zip(names, meta["cases"][case], strict=True)), **changes}
     masks, proposals = arrays["in/pred_masks"] > 0, arrays["in/sam_masks"] > 0
-    found = jax.jit(ops.match_proposals)(masks, proposals, **settings)
+    found = match(masks, proposals, **settings)
     return arrays, jax.device_get(found), masks.any(axis=(1, 2))
 
 
+@pytest.mark.parametrize("match", FORMS.values(), ids=FORMS)
 @pytest.mark.parametrize("path, case", EACH)
-def test_car_golden_sam_match(path, case):
-    arrays, found, filled = run(path, case)
+def test_car_golden_sam_match(path, case, match):
+    arrays, found, filled = run(path, case, match)
     np.testing.assert_array_equal(found.masks, arrays[f"out/masks_{case}"] > 0)
     np.testing.assert_array_equal(found.union[filled], arrays[f"out/union_{case}"] > 0)
     np.testing.assert_allclose(found.overlap[filled], arrays[f"out/iom_{case}"], atol=1e-6)

@@ -145,12 +145,12 @@ def test_flags_win_over_the_config_and_set_over_both():
     config = configured(
         arguments(
             "--config", "car:pc60", "--limit", "5", "--model", "a", "--model", "maft=b",
-            "--set", "car.crf=none", "--set", "batch=3", "--names", "plain", "--set", "limit=7",
+            "--set", "car.refine=none", "--set", "batch=3", "--names", "plain", "--set", "limit=7",
         )
     )  # fmt: skip
     assert (config.benchmark, config.limit, config.batch, config.names) == ("pc60", 7, 3, "plain")
     assert config.model == "a" and config.models.maft == "b" and config.methods == ("car",)
-    assert dict(config.settings.car) == {"classifier": "ViT-L-14", "crf": "none"}
+    assert dict(config.settings.car) == {"classifier": "ViT-L-14", "refine": "none"}
     assert not base_config(CONFIGS).settings.car
 
 

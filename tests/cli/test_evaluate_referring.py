@@ -106,7 +106,7 @@ def test_without_the_data_set_the_command_to_run_is_named(tmp_path, colours, cap
 
 @pytest.mark.slow
 def test_car_runs_by_its_published_settings(root, capsys):
-    code, out = evaluate(root, "car", "--limit", "2", "--set", "car.crf=none")
+    code, out = evaluate(root, "car", "--limit", "2", "--set", "car.refine=none")
     said = capsys.readouterr()
     assert code == 0, said.err
     (result,) = json.loads(said.out)["results"]

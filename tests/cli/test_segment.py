@@ -157,7 +157,8 @@ BAD = {
     "max side": (None, ["--labels", "red", "--max-side", "0"], "max_side: expected at least 1"),
     "max side word": (None, ["--labels", "red", "--max-side", "x"], "invalid int value"),
     "option": (None, ["--lables", "red"], "did you mean --labels"),
-    "crf": (None, ["--labels", "red", "--crf", "maybe"], "invalid choice"),
+    "refine": (None, ["--labels", "red", "--refine", "crv"], "invalid choice"),
+    "sam of maft": (None, ["-l", "red", "--method", "maft", "--sam", "SAM-B"], "--method car"),
 }
 
 
@@ -192,7 +193,7 @@ def test_an_output_folder_that_cannot_be(fake, flag, tmp_path, capsys):
 
 def test_real_weights_format_end_to_end(tiny_model, picture, tmp_path, capsys):
     long = " ".join(["zebra"] * 500)
-    words = ("--model", tiny_model, "--crf", "off", "--background", "none")
+    words = ("--model", tiny_model, "--refine", "none", "--background", "none")
     assert run(picture, "--labels", f"zebra, 🦓, {long}, dog", "-o", tmp_path / "o", *words) == 0
     said = capsys.readouterr()
     assert "has never seen these words: 🦓, dog; it knows only its own world: zebra, grass" in (
@@ -203,7 +204,7 @@ def test_real_weights_format_end_to_end(tiny_model, picture, tmp_path, capsys):
     assert data["masks"] and data["classes"]["2"] == "🦓"
     (model,) = data["provenance"]["models"]
     assert model["saw"] == "nothing" and model["fingerprint"]
-    assert data["provenance"]["settings"]["crf"] == "none"
+    assert data["provenance"]["settings"]["refine"] == "none"
 
 
 def test_one_pixel_end_to_end(tiny_model, tmp_path):
@@ -223,13 +224,14 @@ def test_presets_and_flags_become_settings(capsys, flag, tmp_path):
         return segment.settings_of(parser.parse(["a.png", *words]))
 
     assert settings() == {}
-    assert settings("--crf", "off", "--parity", "reference") == {
-        "crf": "none",
+    assert settings("--refine", "pamr", "--sam", "SAM-B", "--parity", "reference") == {
+        "refine": "pamr",
+        "sam": "SAM-B",
         "parity": "reference",
     }
     assert settings("--classifier-model", "ViT-L-14") == {"classifier": "ViT-L-14"}
-    voc = settings("--preset", "voc", "--crf", "off")
-    assert voc["confidence_threshold"] == 0.6 and voc["crf"] == "none"
+    voc = settings("--preset", "voc", "--refine", "none")
+    assert voc["confidence_threshold"] == 0.6 and voc["refine"] == "none"
     configure(**voc)
     assert run(flag, "--labels", "red", "--preset", "vocc", "--out", tmp_path / "o") == 2
     assert "did you mean 'voc'?" in capsys.readouterr().err
@@ -238,6 +240,8 @@ def test_presets_and_flags_become_settings(capsys, flag, tmp_path):
 def test_a_wrong_setting_is_named(tiny_model, picture):
     with pytest.raises(UserError, match="did you mean 'crf_iterations'"):
         api.segment(picture, ["zebra"], model=str(tiny_model), crf_iteration=3)
+    with pytest.raises(UserError, match="crf: is two settings, refine"):
+        api.segment(picture, ["zebra"], model=str(tiny_model), crf="none")
 
 
 def test_a_folder_as_proposals_is_a_mask2former(tmp_path):

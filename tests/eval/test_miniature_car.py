@@ -82,6 +82,6 @@ def test_tuning_looks_at_the_given_scenes_only(oracle, world_model):
 @pytest.mark.slow
 def test_all_of_it_on_random_weights(world_model):
     scores = miniature_car.car_miou(
-        str(world_model), scenes=1, validation_scenes=1, size=24, crf="none"
+        str(world_model), scenes=1, validation_scenes=1, size=24, refine="none"
     )
     assert all(0 <= value < 0.5 for value in scores.miou.values())

@@ -19,7 +19,7 @@ from openseg_jax.methods.car_things_stuff import two_pass
 from openseg_jax.ops.cam import min_max
 from tests.car.models import car, picture, random_text, tiny_clip
 
-SETTINGS = {"confidence_threshold": 0.2, "crf": "none", "score_rule": "mean"}
+SETTINGS = {"confidence_threshold": 0.2, "refine": "none", "score_rule": "mean"}
 
 
 @functools.cache
@@ -195,7 +195,7 @@ def test_one_text_takes_one_step_and_scores_one():
 def test_a_lone_text_without_rivals_is_empty_in_parity_only():
     cam, cls = clips()
     text = random_text(cam, cls, 1, rivals=0)
-    parity = car(cam, cls, parity="reference", crf="none").predict(IMAGE, text)
+    parity = car(cam, cls, parity="reference", refine="none").predict(IMAGE, text)
     assert not parity.maps.any() and not parity.masks.any() and parity.steps == 2
     assert setup()[0].predict(IMAGE, text).maps.max() > 0.5
 
@@ -255,7 +255,9 @@ def test_parity_expands_to_flags_and_names_are_checked():
     flags = {f.name: getattr(CaRConfig(), f.name) for f in dataclasses.fields(CaRConfig)}
     same_by_default = [k for k, v in PARITY_FLAGS.items() if flags[k] == v]
     assert same_by_default == ["classifier_fit"]
-    for bad in ({"mask_treshold": 0.4}, {"crf": "dense"}, {"mask_threshold": 2.0},
+    for bad in ({"mask_treshold": 0.4}, {"refine": "dense"}, {"pixels": "both"},
+                {"crf": "none"}, {"pamr_iterations": -1},
+                {"sam_settings": ("points",)}, {"mask_threshold": 2.0},
                 {"clipes_threshold": 0}, {"visual_prompts": ("blurr",)},
                 {"templates": ("a photo",)}, {"parity": "paper"}):  # fmt: skip
         with pytest.raises(UserError):

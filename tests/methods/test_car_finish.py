@@ -59,18 +59,18 @@ def maps():
     return full, np.array([1, 0, 1, 1, 1], bool), np.array([0.9, 0, 0.8, 0.7, 0.6], np.float32)
 
 
-@pytest.mark.parametrize("crf", ["joint", "separate"])
-def test_host_and_traced_lose_the_same(crf):
+@pytest.mark.parametrize("pixels", ["joint", "separate"])
+def test_host_and_traced_lose_the_same(pixels):
     full, alive, scores = maps()
     image = np.zeros((*SIZE, 3), np.uint8)
     image[:, 8:] = 200
-    config = configure(crf=crf, crf_iterations=1, crf_truncation=True)
+    config = configure(pixels=pixels, crf_iterations=1, crf_truncation=True)
     plain = dataclasses.replace(config, crf_truncation=False)
     run = functools.partial(finish, image)
     masks, left = run(full, scores, alive, config)
     # Jointly the last text is lost; one by one text 3's mask moves to text 2, and 3 and 4 are lost.
-    np.testing.assert_array_equal(left > 0, [1, 0, 1, crf == "joint", 0])
-    assert masks[2].any() == (crf == "separate") and masks[3].any() == (crf == "joint")
+    np.testing.assert_array_equal(left > 0, [1, 0, 1, pixels == "joint", 0])
+    assert masks[2].any() == (pixels == "separate") and masks[3].any() == (pixels == "joint")
     device = jax.jit(functools.partial(run, config=config, backend="device"))
     traced = device(full, scores, alive)
     np.testing.assert_array_equal(traced[0], masks)

@@ -183,5 +183,5 @@ def test_from_the_command_line(folder, tmp_path, capsys, picture):
     assert record["method"] == "SegClip" and record["models"][0]["name"] == "tiny"
     assert record["settings"]["bg_threshold"] == 0.3
     capsys.readouterr()
-    assert cli.main([*call, "--model", str(folder), "--crf", "off"]) == 2
-    assert "--crf" in capsys.readouterr().err
+    assert cli.main([*call, "--model", str(folder), "--sam", "SAM-B"]) == 2
+    assert "--sam" in capsys.readouterr().err
