@@ -174,7 +174,7 @@ def segment(
             [] none. What is also a label is left out.
         max_side: a longer side is reduced to this many pixels first; masks come back at the
             picture's own size.
-        **settings: of the method, e.g. `crf="none"`.
+        **settings: of the method, e.g. `refine="none"`.
     Returns:
         the result.
     Raises:
@@ -317,7 +317,8 @@ def label_notes(
     template = template or max(getattr(config, "templates", ()) or ("{}",), key=len)
     for model in loaded_models(segmenter):
         tokenizer = model.tokenizer
-        room = tokenizer.context - 1 - (tokenizer.start is not None)
+        ends = (tokenizer.start is not None) + (tokenizer.end is not None)
+        room = tokenizer.context - ends
         long = [n for n in names if len(tokenizer.tokens(template.replace("{}", n))) > room]
         unknown = dict.fromkeys(word for name in names for word in tokenizer.unknown(name))
         called = model.provenance.get("name", "the model")

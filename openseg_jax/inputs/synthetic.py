@@ -35,7 +35,8 @@ class Synthetic:
         size: S, pixels.
         context: T.
         vocabulary: ids are below it.
-        start, end, pad: special ids, as the text tower's tokenizer has them; start may be None.
+        start, end, pad: special ids, as the text tower's tokenizer has them; start and end may
+            be None.
         length: number of examples.
         seed: of pictures and captions.
         extras: makes further arrays of an example from the picture, once for each picture.
@@ -45,7 +46,7 @@ class Synthetic:
     context: int
     vocabulary: int
     start: int | None
-    end: int
+    end: int | None
     pad: int
     length: int
     seed: int = 0
@@ -70,11 +71,12 @@ class Synthetic:
         count = int(rng.integers(1, self.context - begin))
         words = rng.integers(0, self.vocabulary, count)
         # A special id amid a caption would end it early.
-        special = (self.end, self.pad) if self.start is None else (self.start, self.end, self.pad)
+        special = [i for i in (self.start, self.end, self.pad) if i is not None]
         words[np.isin(words, special)] = next(i for i in range(4) if i not in special)
         ids = np.full(self.context, self.pad, np.int32)
         if self.start is not None:
             ids[0] = self.start
         ids[begin : begin + count] = words
-        ids[begin + count] = self.end
+        if self.end is not None:
+            ids[begin + count] = self.end
         return ids

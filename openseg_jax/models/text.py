@@ -1,4 +1,4 @@
-"""The text tower: causal with end-of-text pooling (CLIP), or bidirectional, last token (SigLIP)."""
+"""The text tower: causal with end-of-text pooling (CLIP), bidirectional (SigLIP), or a BERT."""
 
 from __future__ import annotations
 
@@ -8,7 +8,17 @@ import jax.numpy as jnp
 from openseg_jax.errors import UserError
 from openseg_jax.models.layers import Block, LayerNorm, init_stack, run_stack
 from openseg_jax.models.variants import TextConfig
-from openseg_jax.types import Array, Float, Int
+from openseg_jax.types import Array, Bool, Float, Int
+
+
+class PostNormBlock(Block):
+    """BERT's block: x = ln_1(x + attn(x)); x = ln_2(x + mlp(x))."""
+
+    def __call__(
+        self, x: Float[Array, "B N D"], mask: Bool[Array, "#B #A #N N"] | None = None
+    ) -> Float[Array, "B N D"]:
+        x = self.ln_1(x + self.attn(x, mask=mask))
+        return self.ln_2(x + self.mlp(x))
 
 
 class TextTransformer(nn.Module):
@@ -30,7 +40,10 @@ class TextTransformer(nn.Module):
             "positional_embedding", nn.initializers.normal(0.01), (c.context, c.width)
         )
         self.blocks = self.param("blocks", lambda key: init_stack(self.block(), key, c.depth))
-        self.ln_final = LayerNorm(c.eps)
+        if c.post_norm:
+            self.ln_pre = LayerNorm(c.eps)
+        else:
+            self.ln_final = LayerNorm(c.eps)
         self.text_projection = nn.Dense(
             self.embed_dim,
             use_bias=c.proj_bias,
@@ -41,7 +54,8 @@ class TextTransformer(nn.Module):
     def block(self) -> Block:
         """Returns the unbound block that the stack repeats."""
         c = self.config
-        return Block(
+        kind = PostNormBlock if c.post_norm else Block
+        return kind(
             c.width, c.heads, c.mlp_width, c.act, c.eps, self.dtype, self.backend, parent=None
         )
 
@@ -64,13 +78,18 @@ class TextTransformer(nn.Module):
             )
         x = self.token_embedding[ids] + self.positional_embedding[:length]
         x = x.astype(self.dtype)
+        if c.post_norm:
+            x = self.ln_pre(x)
         mask = jnp.tril(jnp.ones((1, 1, length, length), bool)) if c.causal else None
+        if c.post_norm:
+            padding = (ids != 0)[:, None, None, :]
+            mask = padding if mask is None else mask & padding
         x = run_stack(self.block(), self.blocks, x, mask=mask, scan=self.scan, remat=self.remat)
-        x = self.ln_final(x)
+        x = x if c.post_norm else self.ln_final(x)
         if c.pool == "argmax":
             # OpenAI's end of text is the largest id; argmax takes its first position.
             at = ids.argmax(axis=-1)
             x = jnp.take_along_axis(x, at[:, None, None], axis=1)[:, 0]
         else:
-            x = x[:, -1]
+            x = x[:, 0 if c.pool == "first" else -1]
         return self.text_projection(x)

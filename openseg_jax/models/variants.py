@@ -14,7 +14,7 @@ from openseg_jax.errors import UserError, unknown_name
 
 ACTIVATIONS = ("quick_gelu", "gelu", "gelu_tanh")
 VISION_POOLS = ("class", "map", "mean")
-TEXT_POOLS = ("argmax", "last")
+TEXT_POOLS = ("argmax", "last", "first")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +29,8 @@ class VisionConfig:
         pool: "class" (first token), "map" (SigLIP's attention head) or "mean" (of the patches).
         pre_norm: LayerNorm before the first block (`ln_pre`), as in OpenAI's CLIP.
         conv_bias: the patch convolution has a bias.
-        proj: a linear map from D to the joint width E follows the pooling.
+        proj: a linear map from D to the joint width E follows the pooling; proj_bias: it has a
+            bias (some LiT).
         pos_resample: convention for other grids, one of `ops.posembed.CONVENTIONS`.
     """
 
@@ -46,6 +47,7 @@ class VisionConfig:
     conv_bias: bool = False
     proj: bool = True
     pos_resample: str = "bicubic_antialias"
+    proj_bias: bool = False
 
     @property
     def grid(self) -> int:
@@ -60,9 +62,12 @@ class TextConfig:
     Attributes:
         context: tokens of a sentence. vocab_size: rows of the token table.
         width, depth, heads, mlp_width, act, eps: as in `VisionConfig`.
-        pool: "argmax" (the first position of the largest id, OpenAI's end of text) or "last".
+        pool: "argmax" (the first position of the largest id, OpenAI's end of text), "last" or
+            "first" (BERT's [CLS]).
         causal: a token sees only those before it.
         proj_bias: the projection to the joint width has a bias (SigLIP).
+        post_norm: a BERT (LiT): LayerNorm on the embeddings and after each sum instead of before
+            each part, none at the end, and nobody attends to padding, which is id 0.
     """
 
     context: int
@@ -76,6 +81,7 @@ class TextConfig:
     pool: str = "argmax"
     causal: bool = True
     proj_bias: bool = False
+    post_norm: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

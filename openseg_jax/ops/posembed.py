@@ -24,6 +24,8 @@ CONVENTIONS: dict[str, tuple[str, bool, bool]] = {
     "bicubic_align_corners": ("cubic-0.75", True, False),
     # CaR and timm's loader: torch interpolate(bilinear)
     "bilinear": ("linear", False, False),
+    # big_vision's NaFlex: jax.image.scale_and_translate(bilinear, antialias=True)
+    "bilinear_antialias": ("linear", False, True),
     # big_vision: scipy.ndimage.zoom(order=1), which is linear with aligned corners
     "zoom_linear": ("linear", True, False),
 }

@@ -36,14 +36,15 @@ class Tokenizer(abc.ABC):
     Attributes:
         kind: "hf" or "sentencepiece", as stored in our folders.
         context: length of a row.
-        start: id before the tokens, or None. end: id after them. pad: id that fills the row.
+        start: id before the tokens, or None. end: id after them, or None (LiT's BERT). pad: id
+            that fills the row.
         clean: a key of `CLEAN`, applied before anything else.
     """
 
     kind = ""
 
     def __init__(
-        self, *, context: int, start: int | None, end: int, pad: int, clean: str = "none"
+        self, *, context: int, start: int | None, end: int | None, pad: int, clean: str = "none"
     ) -> None:
         if clean not in CLEAN:
             unknown_name(clean, CLEAN, "tokenizer clean")
@@ -88,21 +89,23 @@ class Tokenizer(abc.ABC):
                     f"texts: expected strings, got {type(text).__name__}; convert it first"
                 )
             head = [] if self.start is None else [self.start]
-            ids = [*head, *self.tokens(CLEAN[self.clean](text)), self.end]
+            tail = [] if self.end is None else [self.end]
+            ids = [*head, *self.tokens(CLEAN[self.clean](text)), *tail]
             if len(ids) > self.context:
                 if long == "error":
                     raise UserError(
                         f"text: expected at most {self.context} tokens, got {len(ids)} for "
                         f"{text[:40]!r}…; shorten it or allow truncation"
                     )
-                ids = [*ids[: self.context - 1], self.end]
+                ids = [*ids[: self.context - len(tail)], *tail]
             row[: len(ids)] = ids
         return rows
 
     def decode(self, row: Sequence[int] | np.ndarray) -> str:
         """Says what a row of `encode` holds, for people: clean-up and truncation are not undone."""
         ids = [int(i) for i in row]
-        ids = ids[: ids.index(self.end)] if self.end in ids else ids
+        end = self.pad if self.end is None else self.end
+        ids = ids[: ids.index(end)] if end in ids else ids
         return self.text([i for i in ids if i != self.start])
 
     def to_dict(self) -> dict[str, Any]:

@@ -166,7 +166,7 @@ def build(config: Config, mesh: Mesh | None = None) -> ClipSetup:
         context = described["text"]["context"]
         tokenizer = miniature_tokenizer(context) if miniature else openai_tokenizer(context)
         if not described["text"]["vocab_size"]:
-            described["text"]["vocab_size"] = tokenizer.end + 1
+            described["text"]["vocab_size"] = (tokenizer.end or 0) + 1
         model = CLIPConfig.from_dict(described)
         preprocess = Preprocess(model.vision.image_size)
     if pairs is None:

@@ -126,7 +126,7 @@ def build(config: Config, mesh: Mesh | None = None) -> SegClipSetup:
         context = described["text"]["context"]
         tokenizer = miniature_tokenizer(context) if miniature else openai_tokenizer(context)
         if not described["text"]["vocab_size"]:
-            described["text"]["vocab_size"] = tokenizer.end + 1
+            described["text"]["vocab_size"] = (tokenizer.end or 0) + 1
         clip = CLIPConfig.from_dict(described)
         preprocess = Preprocess(clip.vision.image_size)
     # Positions of other sizes are resampled as the published SegCLIP does it.

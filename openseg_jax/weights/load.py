@@ -17,10 +17,11 @@ from openseg_jax.models.variants import Preprocess, variant
 from openseg_jax.ops.posembed import resample_positions
 from openseg_jax.text.tokenizer import openai_tokenizer
 from openseg_jax.weights import maft, open_clip, openai
-from openseg_jax.weights.big_vision import is_npz, load_big_vision
+from openseg_jax.weights.big_vision import load_big_vision
 from openseg_jax.weights.folder import CONFIG_FILE, FORMAT, WEIGHTS_FILE, load_folder, read_json
 from openseg_jax.weights.huggingface import load_huggingface
 from openseg_jax.weights.loaded import LoadedClip, unknown_provenance
+from openseg_jax.weights.npz import is_npz
 from openseg_jax.weights.registry import KNOWN, MINIATURE, known, resolve
 from openseg_jax.weights.segclip import MARK as SEGCLIP_MARK
 from openseg_jax.weights.segclip_folder import load_segclip

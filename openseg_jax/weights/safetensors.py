@@ -131,7 +131,7 @@ def write_safetensors(
         file.write(struct.pack("<Q", len(text)))
         file.write(text)
         for name, array in arrays.items():
-            file.write(_cast(name, array, DTYPES[_code(array, dtype)]).tobytes())
+            file.write(cast(name, array, DTYPES[_code(array, dtype)]).tobytes())
 
 
 def _code(array: Any, dtype: str) -> str:
@@ -140,7 +140,8 @@ def _code(array: Any, dtype: str) -> str:
     return STORAGE[dtype] if floating else _NAMES[own]
 
 
-def _cast(name: str, array: Any, dtype: np.dtype) -> np.ndarray:
+def cast(name: str, array: Any, dtype: np.dtype) -> np.ndarray:
+    """Casts an array to a storage dtype; a number that float16 cannot hold raises UserError."""
     array = np.asarray(array)
     with np.errstate(over="ignore"):
         out = array.astype(dtype)

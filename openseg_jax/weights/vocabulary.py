@@ -11,6 +11,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import tokenizers
+
 from openseg_jax.errors import UserError
 from openseg_jax.text.clip_bpe import END, START, build
 from openseg_jax.text.tokenizer import (
@@ -25,7 +27,11 @@ from openseg_jax.weights.folder import read_json
 
 _CLIP_VOCABULARY = 49408
 _GEMMA_VOCABULARY = 256000
-_SENTENCEPIECE_FILES = ("spiece.model", "tokenizer.model", "sentencepiece.model")
+_SENTENCEPIECE_FILES = (
+    "spiece.model", "tokenizer.model", "sentencepiece.model", "gemma_tokenizer.model",
+)  # fmt: skip
+# big_vision trains LiT with rows of 16 tokens, [CLS] included, whatever BERT's table holds.
+_LIT_CONTEXT = 16
 
 
 def _settings(folder: Path) -> dict[str, Any]:
@@ -91,6 +97,14 @@ def _from_merges(folder: Path) -> Any:
         ) from error
 
 
+# Rows of the token table: the sentencepiece model that big_vision trained with.
+_PUBLISHED = {
+    32000: "c4_en's (cc_en.32000)",
+    250000: "mc4's (mc4.250000.100extra)",
+    _GEMMA_VOCABULARY: "Gemma's",
+}
+
+
 def siglip_vocabulary(
     folder: Path, *, context: int, vocab_size: int, clean: str | None = None
 ) -> Tokenizer:
@@ -117,8 +131,43 @@ def siglip_vocabulary(
         if (folder / name).is_file():
             model = read_sentencepiece(folder / name)
             return SentencePieceTokenizer(model, pad=int(not second), **rows)
-    which = "Gemma's" if second else "c4_en's (cc_en.32000)"
+    which = _PUBLISHED.get(vocab_size, f"the training's own ({vocab_size} pieces)")
     raise UserError(
         f"{folder}: expected {which} sentencepiece model (spiece.model, tokenizer.model) or "
         "tokenizer.json, found neither; put it beside the weights"
     )
+
+
+def bert_vocabulary(path: Path) -> Tokenizer:
+    """Builds LiT's tokenizer, BERT's lower-case WordPiece, from the list beside its weights.
+
+    A row is [CLS], then tokens, then padding: big_vision's `bert_tokenize` adds no [SEP].
+
+    Args:
+        path: of the weights; the list is `<stem>.txt`, as published, or vocab.txt.
+
+    Raises:
+        UserError: when there is no list, or it is not BERT's.
+    """
+    files = [path.with_suffix(".txt"), path.with_name("vocab.txt")]
+    file = next((f for f in files if f.is_file()), None)
+    if file is None:
+        raise UserError(
+            f"{path.parent}: expected BERT's list of word pieces ({files[0].name} or vocab.txt), "
+            "found neither; put it beside the weights"
+        )
+    try:
+        words = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: cannot read ({error}); download the file again") from error
+    vocab = {word: i for i, word in enumerate(words)}
+    if vocab.get("[PAD]") != 0 or not {"[CLS]", "[UNK]"} <= vocab.keys():
+        raise UserError(
+            f"{file}: expected BERT's word pieces, [PAD] first, with [UNK] and [CLS], got another "
+            "list; download the one that belongs to these weights"
+        )
+    pipeline = tokenizers.Tokenizer(tokenizers.models.WordPiece(vocab=vocab, unk_token="[UNK]"))
+    pipeline.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=True)
+    pipeline.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    pipeline.decoder = tokenizers.decoders.WordPiece()
+    return HfTokenizer(pipeline, context=_LIT_CONTEXT, start=vocab["[CLS]"], end=None, pad=0)

@@ -11,7 +11,7 @@ from openseg_jax.cli import models as models_verb
 from openseg_jax.errors import UserError
 from openseg_jax.models.clip import CLIP
 from openseg_jax.models.variants import VARIANTS
-from openseg_jax.weights import big_vision, openai, registry
+from openseg_jax.weights import big_vision, npz, openai, registry
 from openseg_jax.weights.folder import save_folder
 from openseg_jax.weights.load import detect, load_clip, resize_clip
 from openseg_jax.weights.safetensors import write_safetensors
@@ -285,5 +285,5 @@ def test_models_lists_source_licence_and_what_was_seen(capsys, monkeypatch):
 def test_npz_written_from_a_folder_is_the_same_model(tmp_path):
     params = random_params(SIGLIP_MU)
     big_vision.save_npz(tmp_path / "x.npz", params, SIGLIP_MU)
-    _, back, _ = big_vision.from_arrays(big_vision.read_npz(tmp_path / "x.npz"), name="x", file="x")
+    _, back, _ = big_vision.from_arrays(npz.read_npz(tmp_path / "x.npz"), name="x", file="x")
     assert same(params, back)
