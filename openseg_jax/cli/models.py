@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from openseg_jax.weights.folder import CONFIG_FILE, WEIGHTS_FILE, read_json
-from openseg_jax.weights.registry import KNOWN, MINIATURE, cached_folder
+from openseg_jax.weights.registry import KNOWN, MINIATURE, SAMS, cached_folder
 
 DESCRIPTION = "List known weights: source, licence, what they saw in training, and what is here."
 
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def rows() -> list[dict[str, Any]]:
-    """Lists the miniature and every known name, as plain dicts."""
+    """Lists the miniature and every known name, as plain dicts; "kind" is "clip" or "sam"."""
     out = []
     if (MINIATURE / WEIGHTS_FILE).is_file():
         about = read_json(MINIATURE / CONFIG_FILE)
@@ -32,15 +32,17 @@ def rows() -> list[dict[str, Any]]:
             {
                 **about["provenance"],
                 "name": "miniature",
+                "kind": "clip",
                 "megabytes": round((MINIATURE / WEIGHTS_FILE).stat().st_size / 1e6, 1),
                 "local": str(MINIATURE),
             }
         )
-    for entry in KNOWN.values():
+    for entry in (*KNOWN.values(), *SAMS.values()):
         folder = cached_folder(entry)
         out.append(
             {
                 **entry.provenance(),
+                "kind": "sam" if entry.name in SAMS else "clip",
                 "megabytes": round(entry.parameters * 4),
                 "local": None if folder is None else str(folder),
             }
@@ -56,10 +58,9 @@ def run(args: argparse.Namespace) -> int:
         return 0
     console = Console()
     # Grouped by what the weights saw: one line of it for many names keeps the table short.
-    for saw, group in itertools.groupby(listed, key=lambda row: row["saw"]):
-        table = Table(
-            title=f"saw: {saw}", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
-        )
+    for (saw, kind), group in itertools.groupby(listed, key=lambda row: (row["saw"], row["kind"])):
+        title = f"saw: {saw}" if kind == "clip" else f"Segment Anything, for --sam; saw: {saw}"
+        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
         table.add_column("name", no_wrap=True, min_width=21)
         table.add_column("MB", justify="right", min_width=5)
         table.add_column("here", min_width=4)
@@ -71,5 +72,6 @@ def run(args: argparse.Namespace) -> int:
             table.add_row(row["name"], f"{row['megabytes']:g}", here, row["licence"], source)
         console.print(table)
     console.print("MB as float32. Sources are repositories on huggingface.co. Use a name with")
-    console.print("--model; what is not here is downloaded on first use.")
+    console.print("--model (Segment Anything with --sam); what is not here is downloaded on")
+    console.print("first use.")
     return 0

@@ -121,6 +121,11 @@ def config_from_json(about: Mapping[str, Any], *, name: str, file: str) -> CLIPC
         UserError: for a model type, activation or setting that is not supported.
     """
     kind = about.get("model_type")
+    if kind == "sam":
+        raise expected(
+            f"{file}: model_type", "a CLIP", "Segment Anything, which knows masks and no words",
+            "name it with --sam to refine masks, and a CLIP with --model",
+        )  # fmt: skip
     if kind not in _DEFAULTS:
         unknown_name(str(kind), _DEFAULTS, f"{file}: model_type")
     siglip = kind == "siglip"

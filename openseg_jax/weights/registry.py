@@ -18,7 +18,8 @@ class Known:
 
     Attributes:
         name: what the user writes.
-        variant: the architecture, a key of `models.variants.VARIANTS`.
+        variant: the architecture, a key of `models.variants.VARIANTS`; "" where the weights'
+            own config.json says all.
         repo: repository on the Hugging Face hub.
         stems: weight files there without suffix, in order of preference.
         licence: of the weights.
@@ -103,14 +104,41 @@ KNOWN: dict[str, Known] = {
     )
 }  # fmt: skip
 
+# Segment Anything knows masks and no words: these refine masks and cannot be a --model.
+_SA = "SA-1B: 11 M licensed photographs with 1.1 G masks, without class names; from an MAE"
+SAMS: dict[str, Known] = {
+    k.name: k
+    for k in (
+        Known("SAM-B", "", "facebook/sam-vit-base", _HF, "Apache-2.0", _SA, 93.7),
+        Known("SAM-L", "", "facebook/sam-vit-large", _HF, "Apache-2.0", _SA, 312.3),
+        Known("SAM-H", "", "facebook/sam-vit-huge", _HF, "Apache-2.0", _SA, 641.1),
+    )
+}
+
+
+def known_sam(name: str) -> Known:
+    """Looks a Segment Anything up.
+
+    Raises:
+        UserError: for an unknown name, with the closest one.
+    """
+    if name not in SAMS:
+        unknown_name(name, SAMS, "Segment Anything")
+    return SAMS[name]
+
 
 def known(name: str) -> Known:
     """Looks a name up; OpenAI's spelling (ViT-B/16, ViT-L/14@336px) is understood too.
 
     Raises:
-        UserError: for an unknown name, with the closest one.
+        UserError: for an unknown name, with the closest one, or one that is no CLIP.
     """
     plain = name.replace("/", "-").replace("@", "-").removesuffix("px")
+    if plain in SAMS:
+        raise UserError(
+            f"model: expected a CLIP, got {name!r}, which knows masks and no words; name it with "
+            "--sam to refine masks, and a CLIP, e.g. ViT-B-16, with --model"
+        )
     if plain not in KNOWN:
         unknown_name(name, ["miniature", *KNOWN], "model")
     return KNOWN[plain]

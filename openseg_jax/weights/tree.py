@@ -30,6 +30,8 @@ LAYOUTS: dict[str, tuple[Callable[[np.ndarray], np.ndarray], ...]] = {
     "linear": (lambda x: x.T, lambda x: x.T),
     # torch's Conv2d keeps O I H W; ours is H W I O.
     "conv": (lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1)),
+    # torch's ConvTranspose2d keeps I O H W; ours is H W I O.
+    "conv_transpose": (lambda x: x.transpose(2, 3, 0, 1), lambda x: x.transpose(2, 3, 0, 1)),
     # A grouped 1×1 Conv1d keeps (groups·out, in, 1); ours is (groups, in, out), square.
     "grouped": (
         lambda x: x.reshape(-1, x.shape[1], x.shape[1]).transpose(0, 2, 1),
@@ -69,6 +71,8 @@ class Leaf:
             return (*depth, *self.shape)
         if self.layout == "conv":
             return (ours[3], ours[2], ours[0], ours[1])
+        if self.layout == "conv_transpose":
+            return (ours[2], ours[3], ours[0], ours[1])
         if self.layout == "grouped":
             return (ours[0] * ours[2], ours[1], 1)
         return ours[::-1] if self.layout == "linear" else ours
