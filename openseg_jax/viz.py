@@ -8,6 +8,7 @@ far as possible from all before, seen with normal, red-blind and green-blind eye
 from __future__ import annotations
 
 import functools
+import io
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -103,14 +104,24 @@ def class_table(names: Sequence[str]) -> dict[str, str]:
 def write_labels(
     path: str | os.PathLike[str], labels: Int[np.ndarray, "H W"], names: Sequence[str]
 ) -> None:
-    """Writes a label map as PNG whose pixel values are the labels, with the class table inside.
+    """Writes `labels_png` to a file, atomically.
+
+    Raises:
+        UserError: when the file cannot be written, or there are too many names.
+    """
+    data = labels_png(labels, names)
+    with atomic_write(path) as aside:
+        aside.write_bytes(data)
+
+
+def labels_png(labels: Int[np.ndarray, "H W"], names: Sequence[str]) -> bytes:
+    """Makes a PNG of a label map: pixel values are the labels, the class table is inside.
 
     Args:
-        path: file to write, atomically.
         labels: 0 is background, i is `names[i - 1]`.
         names: up to 255 give a palette PNG, more (up to 65535) a 16-bit grey one.
     Raises:
-        UserError: when the file cannot be written, or there are too many names.
+        UserError: when there are too many names.
     """
     labels = np.asarray(labels)
     check_shape(labels, "H W", "labels")
@@ -123,8 +134,9 @@ def write_labels(
         picture = Image.fromarray(labels.astype(np.uint16))
     info = PngImagePlugin.PngInfo()
     info.add_itxt(TEXT_KEY, json.dumps(class_table(names), ensure_ascii=False), zip=True)
-    with atomic_write(path) as aside:
-        picture.save(aside, "PNG", pnginfo=info)
+    file = io.BytesIO()
+    picture.save(file, "PNG", pnginfo=info)
+    return file.getvalue()
 
 
 def read_labels(path: str | os.PathLike[str]) -> tuple[Int[np.ndarray, "H W"], list[str]]:
