@@ -34,7 +34,7 @@ from scipy.cluster.vq import kmeans2
 from scipy.special import softmax
 
 from openseg_jax.eval.confusion import confusion_matrix, metrics
-from openseg_jax.eval.gates import embed_images, in_chunks, prepare
+from openseg_jax.eval.gates import embed_images, in_chunks
 from openseg_jax.eval.miniature_clip_dense import dense_cosines
 from openseg_jax.methods.clip_dense import load as load_dense
 from openseg_jax.methods.segclip import Reader
@@ -44,7 +44,8 @@ from openseg_jax.miniature.captions import templates
 from openseg_jax.miniature.streams import Scene
 from openseg_jax.miniature.world import STUFF, THINGS
 from openseg_jax.models.clip import CLIP, normalize
-from openseg_jax.models.variants import CLIPConfig
+from openseg_jax.models.preprocess import fit_image, scale_pixels
+from openseg_jax.models.variants import CLIPConfig, Preprocess
 from openseg_jax.ops.resize import half_pixel
 from openseg_jax.text.classifier import text_classifier
 from openseg_jax.types import Array, Float, Int, Params, UInt8
@@ -125,8 +126,8 @@ class PatchText:
     def tokens(self, images: UInt8[np.ndarray, "B S S 3"]) -> Float[np.ndarray, "B h w E"]:
         """Encodes pictures as unit-length patch tokens."""
         rule, grid = self.loaded.preprocess, self.loaded.config.vision.grid
-        pixels = np.stack([prepare(image, rule) for image in images])
-        run = functools.partial(_tokens(self.loaded.config), self._params)
+        pixels = np.stack([fit_image(image, rule) for image in images])
+        run = functools.partial(_tokens(self.loaded.config, rule), self._params)
         return in_chunks(run, pixels, CHUNK).reshape(len(images), grid, grid, -1)
 
     def cosines(
@@ -167,10 +168,11 @@ def window_sizes(loaded: LoadedClip, windows: float) -> dict[str, Any]:
 
 # A named edge, as the one below: jitted once for each architecture.
 @functools.lru_cache(maxsize=2)
-def _tokens(config: CLIPConfig) -> Callable[..., Array]:
+def _tokens(config: CLIPConfig, rule: Preprocess) -> Callable[..., Array]:
     clip = CLIP(config)
 
-    def encode(params: Params, pixels: Float[Array, "B S S 3"]) -> Array:
+    def encode(params: Params, image: UInt8[Array, "B S S 3"]) -> Array:
+        pixels = scale_pixels(image, rule)
         patches: Any = clip.apply({"params": params}, pixels, method=CLIP.encode_patches)
         return normalize(patches)
 
