@@ -75,6 +75,7 @@ class Labeller:
     Args:
         passes: painted one over the other, the first at the bottom.
         host_loop: on a single CPU, call the methods as they are: their own loops are faster.
+            Those that cannot be compiled are called as they are on any device.
         devices: of this process that share each batch; None takes all. Batches must have a
             multiple of their number of rows.
     """
@@ -89,7 +90,8 @@ class Labeller:
         self.passes = tuple(passes)
         self.devices = list(jax.local_devices() if devices is None else devices)
         alone = len(self.devices) == 1 and self.devices[0].platform == "cpu"
-        self.on_host = host_loop and alone
+        must = any(getattr(one.segmenter, "host_only", False) for one in self.passes)
+        self.on_host = must or (host_loop and alone)
         self.mesh = Mesh(np.asarray(self.devices), ("data",), axis_types=(AxisType.Auto,))
         self._programs: dict[Any, Any] = {}
         self.compile_seconds = 0.0

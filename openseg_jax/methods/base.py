@@ -37,7 +37,8 @@ class Segmenter(Protocol):
     """Segments images by free text.
 
     A method may also have `threshold`, what its masks want of `to_label_map` (0.5 where it has
-    none), and `rounds`, False where all labels have to compete at once, however many.
+    none), `rounds`, False where all labels have to compete at once, however many, and `host_only`,
+    True where `segment` cannot run under `jax.jit` as it is set up.
 
     Attributes:
         params: what `segment` takes; a pytree of arrays.

@@ -78,7 +78,7 @@ class Remembered:
             UserError: where the source returns anything but boolean masks of the picture's size.
         """
         image = np.ascontiguousarray(image)
-        key = image.shape, hashlib.blake2b(image).digest()
+        key = image.shape, hashlib.blake2b(image.tobytes()).digest()
         if key not in self._kept:
             masks = np.asarray(self.source(image))
             dims = f"N {image.shape[0]} {image.shape[1]}"

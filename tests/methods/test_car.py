@@ -175,6 +175,33 @@ def test_closed_form_equals_automatic_differentiation_of_the_probability():
         np.testing.assert_allclose(maps[k], want, atol=2e-4)
 
 
+def test_masks_of_a_source_replace_its_own():
+    seg, text = setup()
+    asked = []
+
+    def source(image):
+        asked.append(image)
+        return reference().masks[reference().alive] ^ (np.arange(43) == 20)
+
+    settings = dataclasses.replace(seg.config, sam_iou=-1.0, sam_iom=0.9)
+    other = CaR(seg.cam, seg.classifier, settings, masks=source)
+    canvas, valid = np.zeros((1, 64, 64, 3), np.uint8), np.zeros((1, 64, 64), bool)
+    canvas[0, :50, :43], valid[0, :50, :43] = IMAGE, True
+    for changed in (None, 64):
+        if changed:
+            other = CaR(seg.cam, seg.classifier, dataclasses.replace(settings, canvas=64),
+                        masks=other.masks)  # fmt: skip
+        result = other.predict(IMAGE, text)
+        assert result.masks.shape == reference().masks.shape
+        assert (result.masks != reference().masks)[:, :, 20].any()
+        close(result.scores, reference().scores, 1e-3)
+    (one,) = asked
+    np.testing.assert_array_equal(one, IMAGE)
+    assert other.host_only and not seg.host_only
+    with pytest.raises(UserError, match="sam: masks are matched on the host"):
+        jax.jit(other.segment)(seg.params, canvas, text, valid)
+
+
 @pytest.mark.slow
 def test_pulling_back_joint_axes_equals_pulling_back_texts():
     seg, _ = setup()
