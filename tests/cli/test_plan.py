@@ -79,7 +79,7 @@ def test_a_mesh_is_read():
         plan.parse_mesh("fspd=2")
 
 
-def run(*words: str, timeout: int = 300) -> subprocess.CompletedProcess:
+def run(*words: str, timeout: int = 900) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, "-m", "openseg_jax.cli.main", "plan", *words],
         capture_output=True, text=True, check=False, timeout=timeout,
