@@ -33,3 +33,10 @@ def __getattr__(name: str):
 
 def __dir__() -> list[str]:
     return __all__
+
+
+def load_ipython_extension(shell) -> None:
+    """Adds `%openseg` to notebooks: `%load_ext openseg_jax`."""
+    from openseg_jax.cli import notebook
+
+    notebook.register(shell)

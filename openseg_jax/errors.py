@@ -1,7 +1,7 @@
 """Errors that a person can act on.
 
-`UserError` is the one exception for mistakes of the person at the keyboard. The command line
-prints its text as a single line; Python callers catch it as a ValueError.
+`UserError` is the one exception for mistakes of the person at the keyboard. The command line and
+notebooks show its text as a single line; Python callers catch it as a ValueError.
 """
 
 from __future__ import annotations
@@ -9,12 +9,24 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import numbers
+import os
 from collections.abc import Iterable, Iterator
 from typing import Any, NoReturn
 
 
 class UserError(ValueError):
     """A mistake in what the user gave: the message names it and says how to mend it."""
+
+    def _render_traceback_(self) -> list[str]:
+        """Returns what IPython and notebooks show in the place of a traceback."""
+        if debugging():
+            raise NotImplementedError  # IPython then shows its own
+        return [f"openseg: {' '.join(str(self).split())}"]
+
+
+def debugging() -> bool:
+    """Whether `OPENSEG_DEBUG` asks for tracebacks."""
+    return os.environ.get("OPENSEG_DEBUG", "") not in ("", "0")
 
 
 def expected(name: str, want: str, got: str, fix: str) -> UserError:

@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 
 import openseg_jax
 from openseg_jax.cli import distributed
-from openseg_jax.errors import UserError, unknown_name
+from openseg_jax.errors import UserError, debugging, unknown_name
 
 VERBS = {
     "segment": ("openseg_jax.cli.segment", "segment pictures by free text"),
@@ -72,9 +72,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             # Names and labels may hold anything; a terminal that cannot show it gets escapes.
             stream.reconfigure(errors="backslashreplace")
-    debug = os.environ.get("OPENSEG_DEBUG", "") not in ("", "0")
+    debug = debugging()
     try:
-        return _dispatch(argv)
+        return dispatch(argv)
     except KeyboardInterrupt:
         _complain("interrupted")
         code = 130
@@ -90,13 +90,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if debug:
             raise
-        _complain(f"{_reason(error)} (OPENSEG_DEBUG=1 shows where)")
+        _complain(reason(error))
         code = 1
     distributed.leave(code)
     return code
 
 
-def _dispatch(argv: list[str]) -> int:
+def dispatch(argv: Sequence[str]) -> int:
+    """Runs a verb and returns its exit code; errors of any kind pass through."""
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(_help())
         return 0 if argv else 2
@@ -172,7 +173,12 @@ def _help() -> str:
     )
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """Says in one line what went wrong, where it is no mistake of the user's."""
+    return f"{_what_failed(error)} (OPENSEG_DEBUG=1 shows where)"
+
+
+def _what_failed(error: Exception) -> str:
     text = str(error)
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text:
         return "out of memory; use fewer labels or a smaller --max-side"
