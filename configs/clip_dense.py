@@ -15,7 +15,7 @@ and mmseg's `Resize((2048, short side), keep_ratio=True)`.
 | background of VOC-21 and COCO-Object | 26 names | "background" | 26 names |
 | background of Context-60 | "background" | "background" | "background" |
 | smallest share of the foreground | VOC-21: 0.1 | | |
-| refinement, not in this library | none | none | PAMR, 10 steps |
+| refinement, in no preset: add `refine="pamr"` | none | none | PAMR, 10 turns |
 
 ClearCLIP's list of names for COCO-Object was not at hand; "background" is taken as for its VOC-21.
 MaskCLIP was published with other sizes (short side 512, the image at once): that is

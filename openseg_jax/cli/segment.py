@@ -37,7 +37,7 @@ _TABLE_ROWS = 40
 # Flags that not all methods have.
 _ONLY = {
     "classifier_model": ("car",), "preset": ("car", "clip_dense", "segclip"), "sam": ("car",),
-    "proposals": ("maft",), "variant": ("clip_dense",), "refine": ("car",),
+    "proposals": ("maft",), "variant": ("clip_dense",), "refine": ("car", "clip_dense"),
 }  # fmt: skip
 # Decoded pictures are kept between the check and the work while they fit in so many pixels.
 _KEEP_PIXELS = 60_000_000
@@ -72,7 +72,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--refine",
         choices=("crf", "pamr", "none"),
-        help="car: how pixels are decided: dense CRF (the default), the lighter PAMR, or not",
+        help="car: how pixels are decided: dense CRF (the default), the lighter PAMR, or not; "
+        "clip_dense: pamr or none (the default)",
     )
     how.add_argument(
         "--sam",

@@ -67,8 +67,10 @@ class Remembered:
 
     def __init__(self, source: MaskSource) -> None:
         self.source = source
+        # A function says no more than its name, a SAM where its weights come from.
+        told = getattr(getattr(source, "sam", source), "provenance", None)
         name = getattr(source, "__qualname__", type(source).__name__)
-        self.provenance: dict[str, Any] = getattr(source, "provenance", None) or {"name": name}
+        self.provenance: dict[str, Any] = dict(told or {"name": name})
         self._kept: collections.OrderedDict[Any, Any] = collections.OrderedDict()
 
     def __call__(self, image: UInt8[np.ndarray, "H W 3"]) -> Bool[np.ndarray, "N H W"]:

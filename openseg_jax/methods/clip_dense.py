@@ -14,8 +14,8 @@ scale 40 gives probabilities. A pixel takes the best class, and is background wh
 text wins, or where the best probability is below a threshold.
 
 Published settings by benchmark, each with its source: `configs/clip_dense.py`. Refinement by PAMR,
-which NACLIP's main table has, is left out, and so are MaskCLIP's key smoothing and prompt
-denoising; docs/clip_dense.md lists every other difference.
+which NACLIP's main table has, is `refine="pamr"`; MaskCLIP's key smoothing and prompt denoising are
+left out; docs/clip_dense.md lists every other difference.
 
 Sources: Zhou et al., "Extract Free Dense Labels from CLIP", ECCV 2022; Wang et al., "SCLIP:
 Rethinking Self-Attention for Dense Vision-Language Inference", ECCV 2024; Lan et al., "ClearCLIP:
@@ -51,6 +51,7 @@ from openseg_jax.methods.windows import (
 from openseg_jax.models.clip import normalize
 from openseg_jax.models.last_block import LastBlock
 from openseg_jax.models.vit import VisionTransformer
+from openseg_jax.ops.pamr import pamr
 from openseg_jax.ops.resize import apply_matrices, half_pixel
 from openseg_jax.types import Array, Bool, Float, Int, Masks, Params, UInt8
 from openseg_jax.weights.load import load_clip
@@ -59,6 +60,8 @@ from openseg_jax.weights.loaded import LoadedClip
 __all__ = ["ClipDense", "Reader", "load"]
 
 _EXACT = jax.lax.Precision.HIGHEST
+# NACLIP's published code, in place of PAMR's own distances.
+_PAMR_TURNS, _PAMR_DILATIONS = 10, (8, 16)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +73,7 @@ class Reader:
         mean, std: of the pixels, for values in [0, 1].
         last: what the last block does. spread: std of its neighbourhood, patches.
         convention: of resampled positions; None takes the weights' own.
-        scale, bg_threshold, min_share: see `ClipDenseConfig`.
+        scale, bg_threshold, min_share, refine: see `ClipDenseConfig`.
     """
 
     tower: VisionTransformer
@@ -83,6 +86,7 @@ class Reader:
     scale: float
     bg_threshold: float | None
     min_share: float
+    refine: str = "none"
 
     def cosines(
         self, params: Params, pixels: UInt8[Array, "N H W 3"], rows: Float[Array, "G E"]
@@ -169,6 +173,21 @@ class Reader:
         shape = (image.shape[0], rows.shape[0], *canvas)
         return jax.lax.fori_loop(0, counts.max(), turn, jnp.zeros(shape, jnp.float32))
 
+    def refined(
+        self,
+        image: UInt8[Array, "B H W 3"],
+        cosines: Float[Array, "B G H W"],
+        valid: Bool[Array, "B H W"] | None,
+    ) -> Float[Array, "B G H W"]:
+        """Lets cosines follow the colours of their image, if asked for; see `ops.pamr`."""
+        if self.refine == "none":
+            return cosines
+
+        def one(given: tuple[Any, Any, Any]) -> Array:
+            return pamr(*given, iterations=_PAMR_TURNS, dilations=_PAMR_DILATIONS)
+
+        return jax.lax.map(one, (image, cosines, valid))
+
     def probabilities(
         self, cosines: Float[Array, "B G H W"], text: DenseText
     ) -> Float[Array, "B K+1 H W"]:
@@ -216,13 +235,15 @@ class Reader:
             cosines = self.dense(params, image, rows)
         else:
             cosines = self.dense_part(params, image, true_sizes(valid), rows)
+        cosines = self.refined(image, cosines, valid)
         return self.decide(self.probabilities(cosines, text), valid)
 
 
 # The jitted edge of this method beside `windowed.segment`.
 @functools.partial(jax.jit, static_argnames="reader")
 def _dense(reader: Reader, params: Params, image: Any, text: DenseText) -> Any:
-    return reader.probabilities(reader.dense(params, image, jnp.asarray(text.rows)), text)
+    cosines = reader.dense(params, image, jnp.asarray(text.rows))
+    return reader.probabilities(reader.refined(image, cosines, None), text)
 
 
 class ClipDense:
@@ -250,6 +271,7 @@ class ClipDense:
             VisionTransformer(vision, clip.config.embed_dim, jnp.dtype(dtype), scan="index"),
             config.plan(vision), clip.preprocess.mean, clip.preprocess.std, config.last, config.std,
             config.pos_resample, config.logit_scale, config.bg_threshold, config.min_share,
+            config.refine,
         )  # fmt: skip
         tower: Any = clip
         self._texts = remembered(functools.partial(clip_dense_texts.build, config, tower))

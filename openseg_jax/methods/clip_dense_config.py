@@ -42,6 +42,8 @@ class ClipDenseConfig:
             rule.
         min_share: classes that win a smaller share of an image's foreground are given up (SCLIP's
             `area_thd`, 0.1 on VOC-21 alone).
+        refine: "pamr" lets each text's cosines follow the colours of the image before they compete
+            (NACLIP's main table), "none" leaves them.
         mode: "slide" for overlapping windows, "whole" for the image at once, with positions
             resampled to its shape.
         crop, stride: of the windows, pixels; 0 takes the model's image size, and half the crop.
@@ -61,6 +63,7 @@ class ClipDenseConfig:
     keep_shared: bool = False
     bg_threshold: float | None = None
     min_share: float = 0.0
+    refine: str = "none"
     mode: str = "slide"
     crop: int = 0
     stride: int = 0
@@ -70,7 +73,7 @@ class ClipDenseConfig:
 
     def __post_init__(self) -> None:
         check_types(self)
-        choices = {"variant": LAST_BLOCKS, "mode": MODES}
+        choices = {"variant": LAST_BLOCKS, "mode": MODES, "refine": ("none", "pamr")}
         if self.pos_resample is not None:
             choices["pos_resample"] = CONVENTIONS
         for name, known in choices.items():

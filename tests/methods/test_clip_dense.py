@@ -20,6 +20,7 @@ from openseg_jax.models.last_block import LAST_BLOCKS, LastBlock
 from openseg_jax.models.variants import VisionConfig, variant
 from openseg_jax.models.vit import VisionTransformer
 from openseg_jax.ops.masks import to_label_map
+from openseg_jax.ops.pamr import pamr
 from openseg_jax.weights.load import load_clip
 from tests.segclip.models import quick_jit
 
@@ -88,7 +89,7 @@ def test_settings_are_checked():
     for wrong in (
         {"mode": "slid"}, {"templates": ("zebra",)}, {"templates": ()}, {"bg_threshold": 2.0},
         {"std": 0.0}, {"logit_scale": -1.0}, {"min_share": 1.0}, {"crop": -8},
-        {"pos_resample": "cubic"},
+        {"pos_resample": "cubic"}, {"refine": "crf"},
     ):  # fmt: skip
         with pytest.raises(UserError, match=next(iter(wrong)).removesuffix("s")):
             configure(**wrong)
@@ -115,6 +116,26 @@ def test_published_sizes_and_presets():
     assert configure(**presets("clearclip_voc20")).crop == 448
     with pytest.raises(UserError, match="voc21"):
         presets("voc2")
+
+
+def test_refined_cosines_follow_the_colours_before_they_compete(dense):
+    refined = load(dense.clip, **SETTINGS, refine="pamr")
+    image, plain = whole_picture(dense)
+    text = dense.classes(NAMES)
+    rows = text.anonymous().rows
+    cosines = jax.jit(dense.reader.dense)(dense.params, image, rows)
+    want = pamr(image, cosines, iterations=10, dilations=(8, 16))
+    want = dense.reader.probabilities(want, text.anonymous())[0, : 1 + text.count]
+    got = whole_picture(refined)[1]
+    np.testing.assert_allclose(got, want, atol=1e-4)
+    assert np.abs(got - plain).max() > 1e-3
+    np.testing.assert_array_equal(dense.reader.refined(image, cosines, None), cosines)
+    # As part of a padded canvas: only the true pixels count.
+    wide = np.pad(image, [(0, 0), (0, 5), (0, 3), (0, 0)], constant_values=255)
+    loud = np.pad(cosines, [(0, 0), (0, 0), (0, 5), (0, 3)], constant_values=9)
+    valid = np.pad(np.ones((1, *SIZE), bool), [(0, 0), (0, 5), (0, 3)])
+    inside = refined.reader.refined(wide, loud, valid)[..., : SIZE[0], : SIZE[1]]
+    np.testing.assert_allclose(inside, refined.reader.refined(image, cosines, None), atol=1e-6)
 
 
 def test_towers_that_meet_no_text_patch_by_patch_are_named(tiny_model):
