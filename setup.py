@@ -87,6 +87,7 @@ setup(
     package_dir={"openseg_jax.configs": "configs", "openseg_jax.data": "data"},
     package_data={
         "openseg_jax": ["py.typed"],
+        "openseg_jax.web": ["*.js", "*.css"],
         "openseg_jax.text": ["*.gz", "*.txt"],
         "openseg_jax.miniature": ["weights/*"],
         "openseg_jax.data": ["vocabularies/*.txt", "splits/*.json", "*.json", "*.md"],

@@ -28,6 +28,7 @@ VERBS = {
     "segment": ("openseg_jax.cli.segment", "segment pictures by free text"),
     "classify-masks": ("openseg_jax.cli.classify_masks", "score masks that you have"),
     "demo": ("openseg_jax.cli.demo", "render scenes, segment them, write an HTML report"),
+    "serve": ("openseg_jax.cli.serve", "serve a local page: picture, labels, masks, steps"),
     "evaluate": ("openseg_jax.cli.evaluate", "measure methods on a benchmark, with a report"),
     "data": ("openseg_jax.cli.data", "prepare, verify and list data sets"),
     "train": ("openseg_jax.cli.train", "train from a config file"),
