@@ -41,14 +41,20 @@ def write_about(
     provenance: Mapping[str, str],
     defaults: Mapping[str, Any],
 ) -> Path:
-    """Writes the folder that goes with the npz file `path`, and returns it."""
+    """Writes the folder that goes with the npz file `path`, and returns it.
+
+    Raises:
+        UserError: when another folder of that name is there.
+    """
+    folder = about_folder(path)
+    if folder.exists() and not (folder / ABOUT_FILE).is_file():
+        raise UserError(f"{folder}: exists and is not ours; name another npz file")
     about = {
         "tokenizer": tokenizer.to_dict(),
         "preprocess": preprocess.to_dict(),
         "provenance": dict(provenance),
         "defaults": dict(defaults),
     }
-    folder = about_folder(path)
     with atomic_folder(folder) as aside:
         text = json.dumps(about, indent=1, ensure_ascii=False) + "\n"
         (aside / ABOUT_FILE).write_text(text, encoding="utf-8")

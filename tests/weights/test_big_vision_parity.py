@@ -9,6 +9,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from openseg_jax.compat.big_vision import model_config
 from openseg_jax.models.clip import CLIP
 from openseg_jax.weights import big_vision, npz
 from tests.weights import big_vision_side
@@ -109,21 +110,7 @@ def big_vision_model(config, scan):
     except ImportError as error:
         pytest.skip(f"big_vision cannot be imported ({error}): pip install what it needs; {RUN}")
 
-    def tower(c, **more):
-        sizes = {
-            "width": c.width, "depth": c.depth, "mlp_dim": c.mlp_width, "num_heads": c.heads,
-        }  # fmt: skip
-        return {**sizes, "scan": scan, **more}
-
-    v, t = config.vision, config.text
-    pool = {"map": "map", "class": "tok"}[v.pool]
-    about = {
-        "image": tower(v, patch_size=(v.patch_size,) * 2, pool_type=pool),
-        "text": tower(t, vocab_size=t.vocab_size),
-        "out_dim": (config.embed_dim if v.proj else None, config.embed_dim),
-    }
-    if config.logit_bias:
-        about["bias_init"] = -10.0
+    about = model_config(config, scan=scan)
     return two_towers, two_towers.Model(**about), ml_collections.ConfigDict(about)
 
 
