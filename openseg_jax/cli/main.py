@@ -35,6 +35,7 @@ VERBS = {
     "plan": ("openseg_jax.cli.plan", "say whether a run fits a machine, before it costs"),
     "convert": ("openseg_jax.cli.convert", "turn downloaded weights into our folder format"),
     "interpolate": ("openseg_jax.cli.interpolate", "mix weights from before and after tuning"),
+    "export": ("openseg_jax.cli.export", "write a method as StableHLO, to run without us"),
     "models": ("openseg_jax.cli.models", "list known models with source and licence"),
     "claim": ("openseg_jax.cli.claim", "try a paper's claim on the miniature world"),
     "summary": ("openseg_jax.cli.summary", "tell what a training did, or has done so far"),
