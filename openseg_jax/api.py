@@ -287,6 +287,8 @@ def provenance(segmenter: Segmenter) -> dict[str, Any]:
     config: Any = getattr(segmenter, "config", None)
     known = dataclasses.is_dataclass(config) and not isinstance(config, type)
     settings: dict[str, Any] = dataclasses.asdict(config) if known else {}  # type: ignore[arg-type]
+    masks = getattr(segmenter, "masks", None)
+    models += [] if masks is None else [masks.provenance]
     return {
         "openseg_jax": openseg_jax.__version__,
         "jax": jax.__version__,

@@ -171,8 +171,9 @@ def evaluators(config: Any) -> list[Evaluator | ReferringEvaluator]:
     referring = bench.task == "referring"
     for name in config.methods:
         method = name.partition("/")[0]
-        given = config.settings.get(method, {})
-        settings = settings_for(bench, name, dict(given), config.parity or None)
+        # Settings that are dicts themselves come out as such, not as parts of a config.
+        given = config.settings.to_dict().get(method, {})
+        settings = settings_for(bench, name, given, config.parity or None)
         if referring and method == "car":
             settings = {"canvas": config.canvas} | settings
         texts = None if referring else texts_for(bench, method, config.names or None)
