@@ -33,7 +33,7 @@ class Group:
         region: Bool[h w], its pixels in the window.
         label: the best class; None where the region is background.
         score: of the best class, in [0, 1], background or not.
-        nearest: the best class, background or not.
+        nearest: the best class, background or not; "" where a background text is best.
     """
 
     centre: int
@@ -88,7 +88,7 @@ def _groups(scores: np.ndarray, regions: np.ndarray, text: SegClipText) -> tuple
         groups.append(
             Group(
                 centre, region, text.names[winner] if known else None, float(row[1 + best]),
-                text.names[best] if best < text.count else "a background text",
+                text.names[best] if best < text.count else "",
             )
         )  # fmt: skip
     return tuple(sorted(groups, key=lambda group: -int(group.region.sum())))

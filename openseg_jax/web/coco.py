@@ -9,10 +9,10 @@ import numpy as np
 from openseg_jax.api import Segmentation
 from openseg_jax.ops import rle
 
-__all__ = ["annotations"]
+__all__ = ["coco_data"]
 
 
-def annotations(result: Segmentation, file_name: str = "picture.png") -> dict[str, Any]:
+def coco_data(result: Segmentation, file_name: str = "picture.png") -> dict[str, Any]:
     """Writes a result as COCO data: images, categories, one annotation a mask that has pixels.
 
     Args:

@@ -120,6 +120,8 @@ CONTROLS: tuple[Control, ...] = (
             choices=tuple(LAST_BLOCKS)),
     Control("clip_dense", "bg_threshold", "Background below", "pixels whose best label has less "
             "probability; 0 turns it off", off=0.0),
+    Control("clip_dense", "refine", "Refine by", "pixel-adaptive refinement, or nothing",
+            choices=("none", "pamr")),
     Control("clip_dense", "logit_scale", "Logit scale", "of the cosines in the softmax",
             low=1, high=200, step=1),
     Control("clip_dense", "min_share", "Drop labels below", "share of the foreground",

@@ -12,7 +12,7 @@ from PIL import Image
 from openseg_jax import viz
 from openseg_jax.api import Segmentation
 from openseg_jax.inputs.images import fit_long_side
-from openseg_jax.web.coco import annotations
+from openseg_jax.web.coco import coco_data
 from openseg_jax.web.html import sampled
 
 __all__ = ["Download", "downloads"]
@@ -37,7 +37,7 @@ def downloads(result: Segmentation) -> list[Download]:
     return [
         Download("labels.png", "image/png", labels, "Label PNG"),
         Download("overlay.png", "image/png", _overlay(result), "Overlay"),
-        Download("coco.json", "application/json", _json(annotations(result)), "COCO JSON"),
+        Download("coco.json", "application/json", _json(coco_data(result)), "COCO JSON"),
         Download("result.json", "application/json", _json(result.to_json()), "Full JSON"),
     ]
 

@@ -76,8 +76,8 @@ def spotlight(
 
 
 def number(value: float) -> str:
-    """Writes a score for people: two places, and no 0.00 for what is not nothing."""
-    return "< 0.01" if 0 < value < 0.005 else f"{value:.2f}"
+    """Writes a score as HTML for people: two places, and no 0.00 for what is not nothing."""
+    return "&lt; 0.01" if 0 < value < 0.005 else f"{value:.2f}"
 
 
 def bar(value: float, threshold: float | None = None) -> str:

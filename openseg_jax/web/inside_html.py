@@ -111,7 +111,7 @@ def _why(item: StepText, threshold: float) -> str:
         return f"{score} stays"
     if item.kept:
         return f"{score} stays as the best"
-    return f"{score} dropped (needs more than {threshold:g})"
+    return f"{score} dropped, not above {threshold:g}"
 
 
 def _caption(item: StepText, threshold: float) -> str:
@@ -130,7 +130,7 @@ def _proposals(found: Insides, result: Segmentation) -> str:
         figure(
             spotlight(image, p.mask),
             f"<b>{text(p.label if p.label is not None else 'a background text')}</b> "
-            f"{number(p.score)} <small>{100 * p.area:.0f} %</small>",
+            f"{number(p.score)}<br><small>{100 * p.area:.0f} % of the picture</small>",
             kind="os-proposal",
         )
         for p in found.proposals
@@ -148,14 +148,15 @@ def _windows(windows: list[Window]) -> str:
         '<p class="os-say">In each window, learnt centres gather the patches into groups; each '
         "group takes its best label, or is background where that fits too little.</p>"
     ]
-    for place, window in enumerate(windows[:_MOST_WINDOWS], 1):
+    told = sorted(range(len(windows)), key=lambda i: -_labelled(windows[i]))[:_MOST_WINDOWS]
+    for place in sorted(told):
+        window = windows[place]
         cells = [figure(window.picture, "what the model saw")]
         for group in window.groups:
-            name = (
-                f"<b>{text(group.label)}</b>"
-                if group.label is not None
-                else (f"background <small>(nearest: {text(group.nearest)})</small>")
-            )
+            name = f"<b>{text(group.label)}</b>"
+            if group.label is None:
+                near = f"<br><small>nearest: {text(group.nearest)}</small>" if group.nearest else ""
+                name = f"background{near}"
             cells.append(
                 figure(
                     spotlight(window.picture, group.region),
@@ -163,11 +164,16 @@ def _windows(windows: list[Window]) -> str:
                     kind="os-group",
                 )
             )
+        size = f"{len(window.groups)} group{'' if len(window.groups) == 1 else 's'}"
         parts.append(
-            f'<section class="os-window"><h4>Window {place} <small>{len(window.groups)} '
-            f'groups</small></h4><div class="os-figures">{join(cells)}</div></section>'
+            f'<section class="os-window"><h4>Window {place + 1} <small>{size}</small></h4>'
+            f'<div class="os-figures">{join(cells)}</div></section>'
         )
     if len(windows) > _MOST_WINDOWS:
         more = len(windows) - _MOST_WINDOWS
-        parts.append(f'<p class="os-say">{more} more windows are not shown.</p>')
+        parts.append(f'<p class="os-say">{more} windows with less in them are not shown.</p>')
     return join(parts)
+
+
+def _labelled(window: Window) -> int:
+    return sum(group.label is not None for group in window.groups)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,20 +21,20 @@ __all__ = ["Models", "Programs", "allowed"]
 
 
 def allowed(given: Sequence[str]) -> dict[str, str]:
-    """Names the models that a server offers.
+    """Names the weights that a server offers.
 
     Args:
         given: names or paths, as the person who starts the server wrote them.
     Returns:
         what a page shows -> name or path. Of a path only its last part is shown; where two are
-        alike, the next gets a number. The miniature is always there.
+        alike, the next gets a number.
     """
-    table = {"miniature": "miniature"}
+    table: dict[str, str] = {}
     for model in given:
         if model in table.values():
             continue
-        name = Path(model).name if Path(model).exists() else model
-        free, number = name or model, 1
+        name = (Path(model).resolve().name if Path(model).exists() else "") or model
+        free, number = name, 1
         while free in table:
             number += 1
             free = f"{name} ({number})"
@@ -46,6 +47,7 @@ class Models:
 
     Args:
         table: from `allowed`.
+        sam: the same for SAM's weights; the one used last is kept.
         keep: so many stay in memory.
         load: how weights are loaded.
     """
@@ -54,10 +56,12 @@ class Models:
         self,
         table: Mapping[str, str],
         *,
+        sam: Mapping[str, str] | None = None,
         keep: int = 2,
         load: Callable[[str], LoadedClip] = load_clip,
     ) -> None:
-        self.table, self._keep, self._load = dict(table), keep, load
+        self.table, self.sam, self._keep, self._load = dict(table), dict(sam or {}), keep, load
+        self._sam: tuple[str, Any] | None = None
         self._kept: collections.OrderedDict[str, LoadedClip] = collections.OrderedDict()
         self._lock = threading.Lock()
 
@@ -84,16 +88,29 @@ class Models:
             UserError: for unknown names or settings, or weights that cannot serve the method. Of
                 a path that a visitor must not see, its shown name is told.
         """
+        settings, source = dict(settings), settings.get("sam")
+        if source and self._sam and self._sam[0] == source:
+            # Other thresholds do not load SAM again.
+            settings["masks"] = self._sam[1]
         try:
-            return api.load(method, self.clip(name), api.frozen_settings(settings))
+            segmenter = api.load(method, self.clip(name), api.frozen_settings(settings))
         except UserError as error:
             raise UserError(self.veiled(str(error))) from error
+        if source:
+            self._sam = (source, getattr(segmenter, "masks", None))
+        return segmenter
 
-    def veiled(self, text: str) -> str:
-        """Replaces the server's paths in a message by the names that are shown."""
-        for name, path in self.table.items():
-            text = text.replace(str(path), name)
-        return text
+    def veiled(self, data: Any) -> Any:
+        """Replaces the server's paths in a message, or JSON data, by the names that are shown."""
+        if isinstance(data, Mapping):
+            return {key: self.veiled(value) for key, value in data.items()}
+        if isinstance(data, list | tuple):
+            return [self.veiled(value) for value in data]
+        if isinstance(data, str):
+            for name, path in {**self.table, **self.sam}.items():
+                for form in (os.path.abspath(path), path) if os.path.exists(path) else (path,):
+                    data = data.replace(form, name)
+        return data
 
 
 class Programs:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio import themes
 
 from openseg_jax.errors import UserError
 from openseg_jax.types import UInt8
@@ -38,20 +40,18 @@ class Service:
     Attributes:
         models: that may be chosen. programs: counts what is compiled.
         limits: of a request.
-        sam: shown name -> name or folder of SAM weights.
         at_once: requests that are worked on at the same time.
     """
 
     models: Models
     programs: Programs
     limits: limits.Limits
-    sam: Mapping[str, str] = dataclasses.field(default_factory=dict)
     at_once: int = 1
 
 
 def looks() -> dict[str, Any]:
     """Returns the theme and style of the page: system fonts, nothing from elsewhere."""
-    theme = gr.themes.Default(
+    theme = themes.Default(
         primary_hue="teal", neutral_hue="stone",
         font=["ui-sans-serif", "system-ui", "sans-serif"],
         font_mono=["ui-monospace", "Consolas", "monospace"],
@@ -75,7 +75,10 @@ def build(service: Service) -> gr.Blocks:
             with gr.Column(scale=5, min_width=320):
                 picture = _picture(service.limits)
                 chooser = gr.HTML(
-                    _examples(), elem_id="os-choose", js_on_load=_script("examples.js")
+                    _examples(),
+                    elem_id="os-choose",
+                    js_on_load=_script("examples.js"),
+                    apply_default_css=False,
                 )
                 words = gr.Textbox(
                     label="Labels", lines=2, elem_id="os-labels", placeholder="zebra, grass",
@@ -86,14 +89,24 @@ def build(service: Service) -> gr.Blocks:
                 method, model, knobs, panels = _choices(service)
                 background, texts, side = _general(service)
             with gr.Column(scale=8, min_width=340):
-                view = gr.HTML(viewer.EMPTY, elem_id="os-result", js_on_load=_script("viewer.js"))
+                view = gr.HTML(
+                    viewer.EMPTY,
+                    elem_id="os-result",
+                    js_on_load=_script("viewer.js"),
+                    apply_default_css=False,
+                )
                 with gr.Tabs():
                     with gr.Tab("Inside the method", id="inside"):
-                        within = gr.HTML(_no_result(), elem_id="os-inside", js_on_load=None)
+                        within = gr.HTML(
+                            _no_result(),
+                            elem_id="os-inside",
+                            js_on_load=None,
+                            apply_default_css=False,
+                        )
                     with gr.Tab("Notes and provenance", id="facts"):
                         about = gr.HTML(
                             _no_result(), elem_id="os-about", elem_classes=["os-facts"],
-                            js_on_load=None,
+                            js_on_load=None, apply_default_css=False,
                         )  # fmt: skip
         inputs: list[Any] = [
             picture,
@@ -131,7 +144,7 @@ def build(service: Service) -> gr.Blocks:
 def _picture(bounds: limits.Limits) -> gr.Image:
     picture = gr.Image(
         label="Picture", type="filepath", image_mode=None, sources=["upload", "clipboard"],
-        height=300, elem_id="os-picture", buttons=["fullscreen"],
+        height=250, elem_id="os-picture", buttons=["fullscreen"],
     )  # fmt: skip
 
     def read(payload: Any) -> UInt8[Any, "H W 3"] | None:
@@ -153,15 +166,19 @@ def _choices(service: Service) -> tuple[Any, Any, dict[str, Any], dict[str, Any]
         label="Method", elem_id="os-method",
     )  # fmt: skip
     model = gr.Dropdown(
-        names, value=names[0], label="Model", elem_id="os-model", visible=len(names) > 1
+        names, value=names[0], label="Model", elem_id="os-model", interactive=len(names) > 1
     )
     knobs: dict[str, Any] = {}
     panels: dict[str, Any] = {}
     with gr.Accordion("Settings of the method", open=False, elem_id="os-settings"):
         for name, line in controls.METHODS.items():
             with gr.Column(visible=name == "car") as panels[name]:
-                gr.HTML(f'<p class="os-hint">{text(line)}.</p>', js_on_load=None)
-                for control in controls.controls_of(name, tuple(service.sam)):
+                gr.HTML(
+                    f'<p class="os-hint">{text(line)}.</p>',
+                    js_on_load=None,
+                    apply_default_css=False,
+                )
+                for control in controls.controls_of(name, tuple(service.models.sam)):
                     knobs[control.key] = _knob(control)
     start = _values(service, "car", names[0])
     for key, value in start.items():
@@ -204,7 +221,7 @@ def _values(service: Service, method: str, model: str) -> dict[str, Any]:
     config: Any = getattr(service.models.segmenter(method, model, {}), "config", None)
     return {
         control.key: control.shown(getattr(config, control.setting))
-        for control in controls.controls_of(method, tuple(service.sam))
+        for control in controls.controls_of(method, tuple(service.models.sam))
     }
 
 
@@ -254,13 +271,17 @@ def _runner(service: Service, knobs: list[str]) -> Callable[..., Any]:
             }
             task = Task(
                 image=picture, names=names, merged=merged, method=method, model=model,
-                settings=controls.settings_of(method, shown, service.sam),
+                settings=controls.settings_of(method, shown, service.models.sam),
                 background=limits.background_of(background, background_texts or "", bounds),
                 max_side=min(int(longest_side), bounds.max_side),
             )  # fmt: skip
-            answer = segment(
-                task, service.models, service.programs, lambda line: progress(None, desc=line)
-            )
+            told = itertools.count(1)
+
+            def tell(line: str) -> None:
+                # How long it takes is not known; each line brings the bar closer to its end.
+                progress(1 - 0.8 ** next(told), desc=line)
+
+            answer = segment(task, service.models, service.programs, tell)
             return viewer.view(answer.result), inside(answer), facts(answer)
 
     return run

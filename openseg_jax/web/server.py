@@ -125,12 +125,15 @@ def _launch(options: Options, folder: Path) -> tuple[Any, str]:
     from openseg_jax.web.models import Models, Programs, allowed
 
     port = free_port(options.host, options.port)
+    table, sam = allowed(["miniature", *options.models]), allowed(options.sam)
     service = pages.Service(
-        models=Models(allowed(options.models)), programs=Programs(), limits=options.limits,
-        sam={Path(name).name or name: name for name in options.sam}, at_once=options.at_once,
-    )  # fmt: skip
-    for name in service.models.table:
-        service.models.clip(name)  # what cannot be loaded is said now, not to a visitor
+        Models(table, sam=sam), Programs(), options.limits, at_once=options.at_once
+    )
+    # What cannot be loaded is said now, to the person who can mend it.
+    for name in table:
+        service.models.clip(name)
+    for path in sam.values():
+        service.models.segmenter("car", "miniature", {"sam": path})
     page = pages.build(service)
     page.queue(max_size=options.queue, default_concurrency_limit=options.at_once)
     guard = Middleware(

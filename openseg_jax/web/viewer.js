@@ -1,7 +1,7 @@
 // Runs once for the element that shows results. Paints the masks over the picture and tells the
 // name of the one under the pointer. Words of visitors are only ever set as text.
 
-const cutoff = 0.55;
+const fine = 900;
 
 async function prepare(view) {
   view.dataset.ready = "no";
@@ -10,12 +10,16 @@ async function prepare(view) {
   const stage = view.querySelector(".os-stage");
   const tip = view.querySelector(".os-tip");
   const range = view.querySelector(".os-opacity input");
-  const width = Number(view.dataset.width), height = Number(view.dataset.height);
+  const given = { width: Number(view.dataset.width), height: Number(view.dataset.height) };
   await index.decode();
+  // Small pictures get a finer canvas, so that outlines stay thin.
+  const scale = Math.max(1, Math.ceil(fine / Math.max(given.width, given.height)));
+  const width = scale * given.width, height = scale * given.height;
   canvas.width = width;
   canvas.height = height;
   const pen = canvas.getContext("2d", { willReadFrequently: true });
-  pen.drawImage(index, 0, 0);
+  pen.imageSmoothingEnabled = false;
+  pen.drawImage(index, 0, 0, width, height);
   const raw = pen.getImageData(0, 0, width, height).data;
   const ids = new Uint16Array(width * height);
   for (let i = 0; i < ids.length; i++) ids[i] = raw[4 * i] + 256 * raw[4 * i + 1];
@@ -48,7 +52,7 @@ async function prepare(view) {
       if (!colour) continue;
       data[at] = colour[0]; data[at + 1] = colour[1]; data[at + 2] = colour[2];
       const inside = active ? Math.min(share, 0.25) : share;
-      data[at + 3] = Math.round(255 * (edge[i] ? Math.max(share, cutoff) : inside));
+      data[at + 3] = Math.round(255 * (edge[i] && share ? 1 : inside));
     }
     pen.putImageData(out, 0, 0);
   }

@@ -88,6 +88,7 @@ def segment(
         seen, [task.image], task.names, background=task.background, max_side=task.max_side,
         merged=task.merged, progress=lambda share: say(f"labels in rounds: {share:.0%}"),
     )  # fmt: skip
+    result = dataclasses.replace(result, record=models.veiled(result.record))
     return Answer(result, insides, time.monotonic() - started)
 
 
