@@ -34,6 +34,8 @@ VERBS = {
     "train": ("openseg_jax.cli.train", "train from a config file"),
     "plan": ("openseg_jax.cli.plan", "say whether a run fits a machine, before it costs"),
     "convert": ("openseg_jax.cli.convert", "turn downloaded weights into our folder format"),
+    "push": ("openseg_jax.cli.push", "upload a model folder to the Hugging Face hub"),
+    "pull": ("openseg_jax.cli.pull", "download a model from the Hugging Face hub"),
     "interpolate": ("openseg_jax.cli.interpolate", "mix weights from before and after tuning"),
     "export": ("openseg_jax.cli.export", "write a method as StableHLO, to run without us"),
     "models": ("openseg_jax.cli.models", "list known models with source and licence"),
@@ -167,7 +169,7 @@ def _help() -> str:
     width = max(map(len, VERBS))
     verbs = "\n".join(f"  {name:<{width}}  {text}" for name, (_, text) in VERBS.items())
     return (
-        "usage: openseg VERB [arguments]\n\n"
+        "usage: openseg VERB [arguments]\n"
         "Open-vocabulary segmentation in JAX.\n\n"
         f"verbs:\n{verbs}\n\n"
         "openseg VERB --help lists the arguments of a verb; openseg --version prints the version.\n"

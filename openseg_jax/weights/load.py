@@ -16,7 +16,7 @@ from openseg_jax.errors import UserError
 from openseg_jax.models.variants import Preprocess, variant
 from openseg_jax.ops.posembed import resample_positions
 from openseg_jax.text.tokenizer import openai_tokenizer
-from openseg_jax.weights import maft, open_clip, openai
+from openseg_jax.weights import hub, maft, open_clip, openai
 from openseg_jax.weights.big_vision import load_big_vision
 from openseg_jax.weights.folder import CONFIG_FILE, FORMAT, WEIGHTS_FILE, load_folder, read_json
 from openseg_jax.weights.huggingface import load_huggingface
@@ -121,6 +121,15 @@ def load_path(path: Path, model: str | None = None) -> LoadedClip:
     return _load_state(path, model, script=kind == "openai")
 
 
+def _load_pulled(pulled: hub.Pulled, model: str | None) -> LoadedClip:
+    loaded = load_path(pulled.folder, model)
+    if loaded.provenance != unknown_provenance(pulled.folder):
+        return loaded
+    # A foreign folder does not say where it comes from, but we know.
+    known = {"name": pulled.repo, "source": f"{pulled.url}/tree/{pulled.commit}"}
+    return dataclasses.replace(loaded, provenance={**loaded.provenance, **known})
+
+
 def resize_clip(loaded: LoadedClip, image_size: int) -> LoadedClip:
     """Resamples the position table to another image size, by the weights' own convention.
 
@@ -174,7 +183,7 @@ def load_clip(
         name_or_path: "miniature"; a file or folder (ours, OpenAI's .pt, open_clip's,
             transformers', big_vision's .npz); or a known name (`openseg models`), which comes
             from the Hugging Face cache, or from the hub where there is a network. What is loaded
-            already is returned as it is.
+            already is returned as it is. "hf:owner/name[@revision]" is a repository on the hub.
         model: the architecture, for a bare state dict that does not carry it.
 
     Returns:
@@ -192,8 +201,10 @@ def load_clip(
                 "again, or train them: openseg train --config configs/miniature_clip.py"
             )
         return load_folder(MINIATURE)
-    path = Path(name_or_path)
     name = str(name_or_path)
+    if name.startswith(hub.PREFIX):
+        return _load_pulled(hub.pull(name.removeprefix(hub.PREFIX)), model)
+    path = Path(name_or_path)
     if path.exists() or path.suffix in (".pt", ".bin", ".npz", ".safetensors"):
         return load_path(path, model)
     if path.is_absolute() or name.startswith((".", "~")):
