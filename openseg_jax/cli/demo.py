@@ -40,6 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="which world (%(default)s)")
     parser.add_argument("--model", default="miniature", help="name or folder (%(default)s)")
+    parser.add_argument(
+        "--refine", choices=("crf", "pamr", "none"), help="how CaR decides pixels (crf)"
+    )  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:
@@ -54,7 +57,8 @@ def run(args: argparse.Namespace) -> int:
     from openseg_jax.eval import miniature_car as eval_car
     from openseg_jax.miniature.streams import scene
 
-    contest = eval_car.Contest(args.model)
+    settings = {} if args.refine is None else {"refine": args.refine}
+    contest = eval_car.Contest(args.model, **settings)
     with progress_bar() as bar:
         task = bar.add_task("tuning the rival", total=None)
         contest.tune([scene("val", i, seed=args.seed) for i in range(_VALIDATION)])

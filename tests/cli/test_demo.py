@@ -13,6 +13,8 @@ def test_mistakes_write_nothing(tmp_path, capsys):
     assert "--images: expected at least 1" in capsys.readouterr().err
     assert main(["demo", "--model", str(tmp_path / "none"), "--out", str(out)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+    assert main(["demo", "--refine", "crv", "--out", str(out)]) == 2
+    assert "invalid choice" in capsys.readouterr().err
     assert not out.exists()
 
 
@@ -30,7 +32,7 @@ def test_a_whole_report(tmp_path, world_model, monkeypatch, capsys):
     Image.fromarray(np.full((24, 24, 3), 90, np.uint8)).save(photograph)
     monkeypatch.setattr(demo, "_bundled", lambda: [(photograph, "a grey wall")])
     words = ["demo", "--images", "1", "--model", str(world_model), "--out", str(tmp_path / "o")]
-    assert main(words) == 0
+    assert main([*words, "--refine", "none"]) == 0
     text = (tmp_path / "o" / "report.html").read_text(encoding="utf-8")
     assert "knows only its own world" in text and "a grey wall" in text and "mIoU" in text
     assert text.count("<figure>") == 4 + 1

@@ -11,7 +11,9 @@ from openseg_jax.errors import UserError
 from openseg_jax.eval.counting import score
 from openseg_jax.eval.evaluate import Evaluator, Options
 from openseg_jax.eval.feed import plan_buckets
+from openseg_jax.eval.labeller import Labeller
 from openseg_jax.eval.record import to_cells, total
+from openseg_jax.eval.rules import Pass
 from openseg_jax.inputs.augment import IGNORE
 from tests.eval.colours import NAMES, SIZES, TEXTS, Colours, Pictures, benchmark, predict
 
@@ -215,3 +217,20 @@ def test_without_rounding_each_size_has_its_own_bucket():
     buckets = plan_buckets(sizes, fit=lambda size: size, step=0)
     assert sorted(b.indices for b in buckets) == [(0, 2), (1,)]
     assert all(b.exact and not b.restore for b in buckets)
+
+
+def test_what_cannot_be_compiled_is_called_as_it_is_on_any_device():
+    class Plain:
+        host_only = False
+
+    class Matched(Plain):
+        host_only = True
+
+    def on_host(*kinds, host_loop=False):
+        passes = [Pass(kind(), None, (), np.zeros(1, np.int32), 0.5) for kind in kinds]
+        return Labeller(passes, jax.devices(), host_loop=host_loop).on_host
+
+    assert not on_host(Plain) and not on_host(object)
+    assert on_host(Matched) and on_host(Plain, Matched)
+    alone = len(jax.devices()) == 1 and jax.default_backend() == "cpu"
+    assert on_host(Plain, host_loop=True) == alone
