@@ -60,8 +60,8 @@ def run(args: argparse.Namespace) -> int:
     size, settings = read_size(args.size), read_settings(args.set)
     platforms = check_platforms([p.strip() for p in args.platforms.split(",") if p.strip()])
     check_target(Path(args.dst))
-    given = labels_of(args)
-    names = merge_duplicates(given)[0] if given else []
+    asked = args.labels is not None or args.labels_file
+    names = merge_duplicates(labels_of(args))[0] if asked else []
     segmenter = api.load(args.method, args.model, api.frozen_settings(settings))
     manifest = export.write(
         segmenter, args.dst, size=size, labels=names, background=background_of(args),
