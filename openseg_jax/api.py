@@ -1,10 +1,10 @@
 """Five lines from a picture and words to masks: what the command line does, as functions.
 
-import openseg_jax
-result = openseg_jax.segment("photo.jpg", ["zebra", "grass"])
-print(result.scores)          # {"zebra": 0.98, "grass": 0.91}
-result.label_map              # Int[H W], 0 background, 1 zebra, 2 grass
-result.save("out")            # label PNG, overlay with legend, JSON with masks
+    import openseg_jax
+    result = openseg_jax.segment("photo.jpg", ["zebra", "grass"])
+    print(result.scores)          # {"zebra": 0.98, "grass": 0.91}
+    result.label_map              # Int[H W], 0 background, 1 zebra, 2 grass
+    result.save("out")            # label PNG, overlay with legend, JSON with masks
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Classify masks that you have: `openseg classify-masks` as a function.
 
-import openseg_jax
-found = openseg_jax.classify_masks("photo.jpg", "masks.png", ["zebra", "grass"])
-print(found.table())          # one row a mask: its best label, and every score
-found.save("out")             # JSON, CSV and an overlay
+    import openseg_jax
+    found = openseg_jax.classify_masks("photo.jpg", "masks.png", ["zebra", "grass"])
+    print(found.table())          # one row a mask: its best label, and every score
+    found.save("out")             # JSON, CSV and an overlay
 """
 
 from __future__ import annotations
