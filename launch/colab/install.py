@@ -1,5 +1,5 @@
-#@title Install { display-mode: "form" }
-SOURCE = ""  #@param {type:"string"}
+# @title Install { display-mode: "form" }
+SOURCE = ""  # @param {type:"string"}
 # Does nothing where openseg_jax is installed. Else pip installs SOURCE: an address (git+https://…),
 # a wheel or a folder; "" takes the clone around this notebook, else the package index. The
 # runtime's JAX stays as it is: it was chosen for the accelerator and the driver under it.

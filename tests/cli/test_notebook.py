@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import pytest
 
 import openseg_jax
@@ -11,18 +13,40 @@ from openseg_jax.errors import UserError
 
 
 class Shell:
-    def __init__(self):
-        self.magics = {}
+    def __init__(self, **variables):
+        self.magics, self.user_ns = {}, variables
 
     def register_magic_function(self, function, kind, name):
         self.magics[kind, name] = function
 
 
 def test_the_extension_adds_the_command(monkeypatch):
+    if importlib.util.find_spec("IPython") is None:
+        pytest.skip("IPython is not installed; run: pip install 'openseg_jax[test-people]'")
+    given = []
     monkeypatch.setattr(notebook, "prepare_environment", lambda: None)
-    shell = Shell()
+    monkeypatch.setattr(notebook, "dispatch", lambda words: given.append(words) or 0)
+    shell = Shell(LABELS="cat")
     openseg_jax.load_ipython_extension(shell)
-    assert shell.magics == {("line", "openseg"): openseg}
+    shell.magics["line", "openseg"]("segment {LABELS}")
+    assert given == [["segment", "cat"]]
+
+
+def test_variables_keep_their_characters(monkeypatch):
+    given = []
+    monkeypatch.setattr(notebook, "dispatch", lambda words: given.append(words) or 0)
+    variables = {
+        "LABELS": """cat's eye, "person, people" {x} $HOME""", "run": "a b", "n": 3,
+        "flags": ["--set=a=(1, 2)", "--set=b='c'"], "none": [],
+    }  # fmt: skip
+    line = "train {LABELS} '{run}/model' --n={n} {flags} {none} 'x/{00000..00331}.tar'"
+    openseg(line, variables)
+    assert given == [
+        ["train", variables["LABELS"], "a b/model", "--n=3", *variables["flags"],
+         "x/{00000..00331}.tar"]
+    ]  # fmt: skip
+    with pytest.raises(UserError, match=r"\{LABEL\}: no such variable here"):
+        openseg("segment {LABEL}", variables)
 
 
 def test_it_runs_in_this_process(capsys):

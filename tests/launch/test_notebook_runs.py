@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import importlib.util
 import io
 import json
@@ -24,43 +25,43 @@ FOLDER = ROOT / "launch" / "colab"
 
 
 def execute(path, folder, changes=(), env=None):
-    """Runs a notebook in a kernel of this Python; returns its code cells with what they showed.
+    """Runs a notebook in a kernel of this Python, up to the first error.
 
     Args:
-        path: the notebook. folder: to run in.
+        path: the notebook.
+        folder: to run in.
         changes: (field, Python literal) pairs for the forms.
         env: more environment variables for the kernel.
+
+    Returns:
+        its code cells with what they showed.
     """
     for name in ("nbclient", "ipykernel"):
         if importlib.util.find_spec(name) is None:
             pytest.skip(f"{name} is not installed; run: pip install 'openseg_jax[test-people]'")
     import nbformat
     from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError
 
     made = nbformat.read(path, as_version=4)
+    cells = [cell for cell in made.cells if cell.cell_type == "code"]
     for field, value in changes:
-        count = 0
-        for cell in made.cells:
-            if cell.cell_type == "code":
-                cell.source, n = re.subn(
-                    rf"^{field} = .*?  #@param",
-                    f"{field} = {value}  #@param",
-                    cell.source,
-                    flags=re.M,
-                )
-                count += n
-        assert count == 1, f"{path.name}: no field {field}"
-    made.cells.append(nbformat.v4.new_code_cell("import sys; print(sys.executable)"))
+        old, new = rf"^{field} = .*?  # @param", f"{field} = {value}  # @param"
+        done = [re.subn(old, lambda _, new=new: new, cell.source, flags=re.M) for cell in cells]
+        assert sum(count for _, count in done) == 1, f"{path.name}: no field {field}"
+        for cell, (source, _) in zip(cells, done, strict=True):
+            cell.source = source
+    cells[0].source += "\nimport sys; print(sys.executable)"
     client = NotebookClient(
-        made, timeout=900, kernel_name="python3", allow_errors=True,
-        resources={"metadata": {"path": str(folder)}},
-    )  # fmt: skip
+        made, timeout=900, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
+    )
     began = time.perf_counter()
-    client.execute(env={**os.environ, **(env or {})})
+    with contextlib.suppress(CellExecutionError):
+        client.execute(env={**os.environ, **(env or {})})
     print(f"{path.stem}: {time.perf_counter() - began:.0f} s")
-    *cells, last = [cell for cell in made.cells if cell.cell_type == "code"]
-    if not changes:
-        assert said([last]).strip() == sys.executable
+    version, kernel = said(cells[:1]).splitlines()
+    assert version.startswith("openseg_jax ")
+    assert kernel == sys.executable
     return cells
 
 
@@ -90,9 +91,9 @@ def pictures(cells):
 def check_sound(cells):
     """Asserts that every cell ran to its end, and that pictures show something."""
     for cell in cells:
+        assert cell.execution_count, said(cells)
         assert not [o for o in cell.outputs if o.output_type == "error"], said([cell])
         assert "Traceback" not in said([cell])
-    assert cells[0].outputs[0].text.startswith("openseg_jax ")
     for picture in pictures(cells):
         assert picture.std() > 10, "a picture of one colour"
 
@@ -165,3 +166,75 @@ def test_03_on_eight_devices(tmp_path):
     # What lies on pairs of devices is halved there.
     whole, device = re.search(r"keeps: ([\d.]+) MiB, ([\d.]+) MiB on each device", text).groups()
     assert 0.5 <= float(device) / float(whole) < 0.7
+
+
+@pytest.mark.slow
+def test_04_trains_segclip(tmp_path):
+    cells = execute(notebook("04"), tmp_path)
+    check_sound(cells)
+    text, run = said(cells), tmp_path / "runs" / "segclip"
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").open(encoding="utf-8")]
+    losses = [row["loss"] for row in rows if "loss" in row]
+    assert losses[-1] < losses[0]
+    assert {"contrastive", "reconstruction", "superpixel"} <= set(rows[0])
+    looked = sorted(path.name for path in (run / "pictures").glob("*.png"))
+    assert looked and all(name in text for name in looked)
+    assert len(pictures(cells)) == len(looked) + 1
+    assert "segclip" in json.loads((run / "model" / "config.json").read_text())["extras"]
+
+
+@pytest.mark.slow
+def test_05_tunes_maft(tmp_path):
+    cells = execute(notebook("05"), tmp_path)
+    check_sound(cells)
+    rows = re.findall(r"^(all|seen|unseen) +([\d.]+) +([\d.]+)$", said(cells), re.M)
+    numbers = {name: (float(before), float(after)) for name, before, after in rows}
+    assert set(numbers) == {"all", "seen", "unseen"}
+    assert numbers["all"][0] < numbers["all"][1]
+    assert len(pictures(cells)) == 1
+
+
+@pytest.mark.slow
+def test_06_evaluates(tmp_path):
+    cells = execute(notebook("06"), tmp_path)
+    check_sound(cells)
+    text = said(cells)
+    assert "{'gt': 0.833, 'union': 0.556, 'all': 0.417}" in text
+    assert "### Most mixed up: maft" in text
+    report = json.loads((tmp_path / "openseg_eval" / "miniature" / "report.json").read_text())
+    for result in report["results"]:
+        assert f"{100 * result['metrics']['miou_gt']:.2f}" in text
+    frames = [
+        o.data["text/html"] for c in cells for o in c.outputs if "text/html" in o.get("data", {})
+    ]
+    assert any(frame.startswith("<iframe srcdoc=") for frame in frames)
+
+
+MISTAKES = [
+    ("01", {"MODEL": "'ViT-B-61'"}, "did you mean 'ViT-B-16'?"),
+    ("01", {"PICTURE": "'holiday.jpg'"}, "holiday.jpg"),
+    ("01", {"PICTURE": "'upload'"}, "PICTURE: uploads work on Colab only"),
+    ("02", {"MASKS": "'mask.png'"}, "mask.png"),
+    ("03", {"MODEL": "'miniatur'"}, "did you mean 'miniature'?"),
+    ("04", {"CONFIG": "'miniature_segclp'"}, "did you mean 'miniature_segclip'?"),
+    ("05", {"IMAGES": "'no_such_folder'"}, "no_such_folder"),
+    ("06", {"METHODS": "'mafd'"}, "did you mean 'maft'?"),
+    ("06", {"BENCHMARK": "'voc22'", "DATA_DIR": "'.'"}, "did you mean 'voc2"),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("start", "changes", "text"),
+    MISTAKES,
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_mistake_in_a_form_is_one_line(tmp_path, start, changes, text):
+    cells = execute(notebook(start), tmp_path, changes.items())
+    errors = [o for cell in cells for o in cell.outputs if o.output_type == "error"]
+    assert [error.ename for error in errors] == ["UserError"]
+    (line,) = errors[0].traceback
+    assert line.startswith("openseg: ")
+    assert "\n" not in line
+    assert text in line
+    assert "Traceback" not in said(cells)

@@ -82,7 +82,14 @@ def test_the_first_cell_of_code_is_the_shared_one(path):
 def test_cells_are_python(path):
     for code in code_of(path):
         ast.parse(plain(code))
-        assert max(map(len, code.splitlines())) <= 200
+
+
+def test_cells_are_formatted():
+    command = [sys.executable, "-m", "ruff", "format", "--check", "--isolated", "--line-length=100"]
+    if importlib.util.find_spec("ruff") is None:
+        pytest.skip("ruff is not installed; run: pip install ruff")
+    done = subprocess.run([*command, *NOTEBOOKS, FOLDER / "install.py"], capture_output=True)
+    assert done.returncode == 0, done.stdout.decode()
 
 
 @every
@@ -96,9 +103,9 @@ def test_every_openseg_line_is_one_that_the_command_takes(path):
 @every
 def test_the_miniature_is_the_default_choice(path):
     forms = "\n".join(
-        line for code in code_of(path) for line in code.splitlines() if "#@param" in line
+        line for code in code_of(path) for line in code.splitlines() if "# @param" in line
     )
-    chosen = dict(re.findall(r"^(\w+) = (.+?)  #@param", forms, re.M))
+    chosen = dict(re.findall(r"^(\w+) = (.+?)  # @param", forms, re.M))
     assert set(chosen) > {"SOURCE"}
     for name in ("MODEL", "INIT", "CONFIG", "BENCHMARK"):
         if name in chosen:
