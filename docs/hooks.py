@@ -74,7 +74,10 @@ def on_page_content(content: str, *, page: Any, config: Any, files: Files) -> st
 
     def formula(match: re.Match[str]) -> str:
         display = "block" if match[1] == "div" else "inline"
-        return convert(html.unescape(match[2]).strip(), display=display)
+        drawn = convert(html.unescape(match[2]).strip(), display=display)
+        if "\\" in drawn:
+            log.warning("%s: a formula has a command that is not known: %s", page, match[2].strip())
+        return drawn
 
     return _FORMULA.sub(formula, content)
 

@@ -1,4 +1,4 @@
-"""Makes the tutorial's pictures, by the tutorial's own commands: `python -m tests.docs.pictures`."""
+"""Makes the tutorial's pictures by its own commands: `python -m tests.docs.pictures`."""
 
 from __future__ import annotations
 
