@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from typing import Any
 
 from openseg_jax.errors import UserError, check_types, expected, unknown_name
@@ -135,6 +136,8 @@ class CaRConfig:
     classifier_model: str = "ViT-L-14"
 
     def __post_init__(self) -> None:
+        if isinstance(self.sam, os.PathLike):
+            object.__setattr__(self, "sam", os.fspath(self.sam))
         check_types(self)
         for name, choices in (
             ("refine", REFINES), ("pixels", PIXEL_RULES), ("competition", COMPETITIONS),
@@ -147,7 +150,7 @@ class CaRConfig:
         for kind in (*self.visual_prompts, *self.stuff_visual_prompts):
             if kind not in KINDS:
                 unknown_name(kind, KINDS, "visual prompt")
-        for name in ("mask_threshold", "confidence_threshold"):
+        for name in ("mask_threshold", "confidence_threshold", "sam_iom", "sam_min_pred"):
             if not 0 <= getattr(self, name) <= 1:
                 raise expected(name, "a number in [0, 1]", str(getattr(self, name)), "try 0.4")
         if not self.clipes_threshold > 0:

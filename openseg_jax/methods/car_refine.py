@@ -5,8 +5,9 @@ Neither changes which texts are found or how they score.
 
 from __future__ import annotations
 
-import collections
 import hashlib
+import math
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -71,7 +72,7 @@ class Remembered:
         told = getattr(getattr(source, "sam", source), "provenance", None)
         name = getattr(source, "__qualname__", type(source).__name__)
         self.provenance: dict[str, Any] = dict(told or {"name": name})
-        self._kept: collections.OrderedDict[Any, Any] = collections.OrderedDict()
+        self._kept: dict[Any, tuple[tuple[int, ...], bytes]] = {}
 
     def __call__(self, image: UInt8[np.ndarray, "H W 3"]) -> Bool[np.ndarray, "N H W"]:
         """Returns the masks of a picture.
@@ -81,15 +82,19 @@ class Remembered:
         """
         image = np.ascontiguousarray(image)
         key = image.shape, hashlib.blake2b(image.tobytes()).digest()
-        if key not in self._kept:
+        # Taken out and put back, so that it is the last to go; safe with several threads.
+        found = self._kept.pop(key, None)
+        if found is None:
             masks = np.asarray(self.source(image))
             dims = f"N {image.shape[0]} {image.shape[1]}"
             check_shape(masks, dims, "masks", dtype="bool", fix="let the source return such masks")
-            self._kept[key] = np.packbits(masks, axis=2)
-            while len(self._kept) > _PICTURES:
-                self._kept.popitem(last=False)
-        self._kept.move_to_end(key)
-        return np.unpackbits(self._kept[key], axis=2, count=image.shape[1]).astype(bool)
+            found = masks.shape, zlib.compress(np.packbits(masks).tobytes(), 1)
+        self._kept[key] = found
+        while len(self._kept) > _PICTURES:
+            self._kept.pop(next(iter(self._kept)), None)
+        shape, packed = found
+        bits = np.frombuffer(zlib.decompress(packed), np.uint8)
+        return np.unpackbits(bits, count=math.prod(shape)).reshape(shape).astype(bool)
 
 
 def source_of(config: CaRConfig, masks: MaskSource | None) -> Remembered | None:

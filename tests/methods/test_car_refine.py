@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import pathlib
 
 import jax
 import numpy as np
@@ -158,6 +159,8 @@ def test_a_source_is_asked_once_a_picture():
             np.testing.assert_array_equal(kept(image)[1], image[..., 1] > 100)
     assert len(asked) == 3
     assert "source" in kept.provenance["name"]
+    nothing = Remembered(lambda image: np.zeros((0, *image.shape[:2]), bool))
+    assert nothing(scene()[0]).shape == nothing(scene()[0]).shape == (0, *SIZE)
     for seed in range(9):
         kept(picture(*SIZE, seed=seed)[:, 1:])
     assert len(asked) == 9
@@ -183,6 +186,9 @@ def test_where_a_source_comes_from():
         source_of(configure(sam="SAM-B"), lambda image: None)
     with pytest.raises(UserError, match="expected a function"):
         source_of(CaRConfig(), np.zeros((1, *SIZE), bool))
+    assert configure(sam=pathlib.Path("a") / "b").sam == "a/b"
+    with pytest.raises(UserError, match="sam_min_pred"):
+        configure(sam_min_pred=5.0)
     assert configure(sam_settings={"points": 8}).sam_settings == (("points", 8),)
     # Published: the demo replaces always.
     assert presets("demo")["sam_iou"] < 0 and "sam_iou" not in presets("voc")
