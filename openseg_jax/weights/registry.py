@@ -185,9 +185,10 @@ def resolve(entry: Known) -> Path:
                 break
             if find_weights(folder, (stem,)) is not None:
                 return folder
+        instead = "leave --sam out" if entry.name in SAMS else "use --model miniature"
         raise UserError(
             f"model {entry.name!r}: not in the local cache, and the download failed ({reason}); "
             f"where there is a network run `hf download {entry.repo}`, copy the folder here and "
-            "give its path, or use --model miniature"
+            f"give its path, or {instead}"
         )
     return folder

@@ -1,4 +1,4 @@
-"""Random Segment Anything models of transformers on disk; skips where torch is not installed."""
+"""Random Segment Anything models on disk: written by transformers, or by us without torch."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from openseg_jax.models.sam import SamConfig, sam_spec
+from openseg_jax.types import Params
+from openseg_jax.weights.safetensors import write_safetensors
+from openseg_jax.weights.sam import config_from_json, to_state_dict
+from openseg_jax.weights.tree import flatten, unflatten
 from tests.weights.torch_side import libraries
 
 PIXELS = {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.3, 0.25]}
@@ -52,6 +57,49 @@ CASES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+def preprocessor(folder: Path, sizes: dict[str, Any]) -> None:
+    """Writes preprocessor_config.json."""
+    side = sizes["vision_config"]["image_size"]
+    about = {
+        **PIXELS, "size": {"longest_edge": side}, "pad_size": {"height": side, "width": side},
+        "resample": 2, "image_processor_type": "SamImageProcessor",
+    }  # fmt: skip
+    (folder / "preprocessor_config.json").write_text(json.dumps(about))
+
+
+def drawn(config: SamConfig, seed: int = 0) -> Params:
+    """Draws parameters, spread out so that every one of them shows in the results."""
+    rng = np.random.default_rng(seed)
+    flat = {}
+    for name, leaf in flatten(sam_spec(config)).items():
+        kernel = name.endswith("kernel")
+        # Of a kernel all axes but the last, and of a stack's first, are summed over.
+        added = leaf.shape[(1 if "/blocks/" in name else 0) : -1] if kernel else ()
+        spread = float(np.prod(added)) ** -0.5 if kernel else 0.3
+        x = rng.normal(0, spread, leaf.shape)
+        flat[name] = (x + name.endswith("scale")).astype(np.float32)
+    return unflatten(flat)
+
+
+def write(folder: Path, sizes: dict[str, Any] = ODD, **drop: Any) -> tuple[SamConfig, Params]:
+    """Writes a random model without torch; returns its configuration and parameters.
+
+    Args:
+        folder: where to.
+        sizes: sections of config.json.
+        drop: tensors to add or replace by name ("__" for "."), or to leave out where None.
+    """
+    about = {"model_type": "sam", **sizes}
+    (folder / "config.json").write_text(json.dumps(about))
+    preprocessor(folder, sizes)
+    config = config_from_json(about, name=folder.name, file="config.json")
+    params = drawn(config)
+    state = to_state_dict(params, config) | {k.replace("__", "."): v for k, v in drop.items()}
+    state = {name: x for name, x in state.items() if x is not None}
+    write_safetensors(folder / "model.safetensors", state)
+    return config, params
+
+
 def save(folder: Path, sizes: dict[str, Any], seed: int = 0, **options: Any) -> Any:
     """Saves a random model with its configuration and preprocessor; returns it."""
     torch, transformers = libraries()
@@ -64,10 +112,5 @@ def save(folder: Path, sizes: dict[str, Any], seed: int = 0, **options: Any) -> 
             if "norm" in name and name.endswith("weight"):
                 x.add_(1)
     model.save_pretrained(folder, **options)
-    side = sizes["vision_config"]["image_size"]
-    about = {
-        **PIXELS, "size": {"longest_edge": side}, "pad_size": {"height": side, "width": side},
-        "resample": 2, "image_processor_type": "SamImageProcessor",
-    }  # fmt: skip
-    (folder / "preprocessor_config.json").write_text(json.dumps(about))
+    preprocessor(folder, sizes)
     return model
