@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 import shutil
 import sys
 
+import jax
 import pytest
 
 from tests.docs.blocks import PAGES, ROOT, Block, all_blocks
@@ -25,9 +27,19 @@ def patched():
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory, patched):
+def prepared(tmp_path_factory, patched, request):
     """The scratch that each page gets a copy of, and the hub's cache."""
     top = tmp_path_factory.mktemp("pages")
+    # Pages repeat one another's commands: what one has compiled serves the next.
+    for name, value in (
+        ("jax_compilation_cache_dir", str(top / "xla")),
+        ("jax_persistent_cache_min_compile_time_secs", 0.0),
+        ("jax_persistent_cache_min_entry_size_bytes", -1),
+    ):
+        before = getattr(jax.config, name)
+        jax.config.update(name, value)
+        request.addfinalizer(functools.partial(jax.config.update, name, before))
+        patched.setenv(name.upper(), str(value))
     write_hub(top / "hub")
     patched.setenv("HF_HUB_CACHE", str(top / "hub"))
     patched.setenv("HF_HUB_OFFLINE", "1")
