@@ -7,6 +7,7 @@ import numpy as np
 
 from openseg_jax.models.variants import Preprocess
 from openseg_jax.ops import resize
+from openseg_jax.ops.resize_tf import resize_tf, to_dtype
 from openseg_jax.ops.resize_uint8 import resize_on_host
 from openseg_jax.types import Array, Float, UInt8
 
@@ -22,20 +23,15 @@ def fit_image(image: UInt8[np.ndarray, "H W 3"], rule: Preprocess) -> UInt8[np.n
     Returns:
         whole grey levels, as every rule that we know wants them; not yet scaled.
 
-    Source: OpenAI's `_transform`, Pillow's bicubic; big_vision's `resize` (TensorFlow's bilinear
-    without antialias) where the rule has none.
+    Source: OpenAI's `_transform`, Pillow's bicubic; where the rule has no antialias, big_vision's
+    `resize`: TensorFlow's kernel, cut back to whole levels by truncation.
     """
     size, side = (image.shape[0], image.shape[1]), rule.size
     whole = (side, side) if rule.resize == "squash" else resize.short_side_size(size, side)
     rows, columns = (resize.crop_rows(length, side) for length in whole)
     if rule.antialias:
         return resize_on_host(image, whole, rule.interpolation)[rows, columns]
-    kernels = [
-        resize.matrix(old, new, convention="half_pixel", method=rule.interpolation)[cut]
-        for old, new, cut in zip(size, whole, (rows, columns), strict=True)
-    ]
-    grey = np.einsum("Hh,hwd,Ww->HWd", kernels[0], image, kernels[1], optimize=True)
-    return np.clip(np.round(grey), 0, 255).astype(np.uint8)
+    return to_dtype(resize_tf(image, whole, rule.interpolation), np.uint8)[rows, columns]
 
 
 def scale_pixels(image: UInt8[Array, "*B H W 3"], rule: Preprocess) -> Float[Array, "*B H W 3"]:

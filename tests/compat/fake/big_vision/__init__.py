@@ -1,0 +1,1 @@
+"""Stands in for big_vision where it is not installed: its registry alone."""
