@@ -136,7 +136,7 @@ def build(service: Service) -> gr.Blocks:
         )  # fmt: skip
         background.change(
             lambda choice: gr.update(visible=choice == limits.BACKGROUNDS[2]), background, texts,
-            api_visibility="private", show_progress="hidden", queue=False,
+            api_visibility="private", show_progress="hidden",
         )  # fmt: skip
     return page
 
@@ -180,9 +180,9 @@ def _choices(service: Service) -> tuple[Any, Any, dict[str, Any], dict[str, Any]
                 )
                 for control in controls.controls_of(name, tuple(service.models.sam)):
                     knobs[control.key] = _knob(control)
-    start = _values(service, "car", names[0])
-    for key, value in start.items():
-        knobs[key].value = value
+    for name in controls.METHODS:
+        for key, value in _values(service, name, names[0]).items():
+            knobs[key].value = value
     return method, model, knobs, panels
 
 
@@ -204,7 +204,7 @@ def _general(service: Service) -> tuple[Any, Any, Any]:
             info="texts that may take pixels and are not reported; default: the method's own",
         )  # fmt: skip
         texts = gr.Textbox(
-            label="Own background texts", visible=False, elem_id="os-background-texts",
+            label="Own background texts", value="", visible=False, elem_id="os-background-texts",
             placeholder="sky, water", max_length=service.limits.text_chars,
         )  # fmt: skip
         most = max(service.limits.max_side, _LEAST_SIDE)
