@@ -67,7 +67,8 @@ LIGHTER = (
 PARSED = (
     (r"^openseg plan .*--topology", "compiles for minutes, TPUs with libtpu: tests/plan runs it"),
     (r"^openseg train .*--distributed", "needs several machines: tests/train/test_processes.py"),
-    (r"^openseg (serve|push|pull)\b", "a server, and a hub: tests/web and tests/weights run them"),
+    (r"^openseg serve\b", "goes on until it is ended: tests/web runs it in a browser"),
+    (r"^openseg (push (?!.*--dry-run)|pull\b)", "needs a hub: tests/cli/test_push_pull.py has one"),
     (r"^pip install", "needs a package index: .ci/run installs from a bare checkout"),
     (r"^pytest", "this suite itself: .ci/run"),
     (
@@ -75,7 +76,7 @@ PARSED = (
         "asks a cloud for machines: dry-run here, played in tests/launch",
     ),
     (r"^python -m tests\.benchmarks", "measures for minutes; `-m slow` has their tests"),
-    (r"^python launch/environments/make\.py", "needs a package index"),
+    (r"^python launch/", "writes into the checkout: tests/launch hold that it is in step"),
 )
 
 
