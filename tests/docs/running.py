@@ -75,7 +75,6 @@ PARSED = (
         r"^python -m launch",
         "asks a cloud for machines: dry-run here, played in tests/launch",
     ),
-    (r"^python -m tests\.benchmarks", "measures for minutes; `-m slow` has their tests"),
     (r"^python launch/", "writes into the checkout: tests/launch hold that it is in step"),
 )
 

@@ -19,6 +19,7 @@ from tests.docs.blocks import (
     spans_of,
 )  # fmt: skip
 from tests.docs.parsing import check_bash, check_command, check_python, extras_of_setup
+from tests.docs.running import LIGHTER, PARSED, parsed_only, rules_for
 
 BLOCKS = all_blocks()
 SPANS = sorted(
@@ -72,6 +73,24 @@ def test_few_blocks_are_parsed_only():
     print(*(f"{block}: {block.reason}" for block in excused), sep="\n")
     assert len(excused) <= MOST_PARSED_ONLY
     assert all(len(block.reason.split()) >= 3 for block in excused)
+
+
+def test_most_commands_are_run_and_every_rule_has_its_use():
+    found = [
+        (block, command)
+        for block in BLOCKS
+        if block.language == "bash" and not block.reason
+        for command in commands_of(block.text)
+    ]
+    whys = {f"{b}: {shlex.join(c.words)}": parsed_only(c.words) for b, c in found}
+    print(*(f"{call}: {why}" for call, why in whys.items() if why), sep="\n")
+    ours = [why for call, why in whys.items() if ": openseg " in call]
+    assert sum(map(bool, ours)) <= len(ours) / 4
+    texts = [" ".join(command.words) for _, command in found]
+    for pattern, _ in PARSED:
+        assert any(re.search(pattern, text) for text in texts), f"{pattern}: no command for it"
+    for rule in LIGHTER:
+        assert any(rule in rules_for(list(c.words)) for _, c in found), f"{rule.why}: no use"
 
 
 def test_readme_s_two_commands_are_those_of_the_check_script():
