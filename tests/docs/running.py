@@ -46,19 +46,22 @@ class Rule:
 LIGHTER = (
     Rule(
         r"^openseg train (?!.*:(\w+,)?tiny)",
-        "--set steps=2 --set batch_size=8 --set log_every=1 --set checkpoint_every=2 "
+        "--set steps=2 --set batch_size=4 --set log_every=1 --set checkpoint_every=2 "
         "--set accumulate=1 --set input.workers=0 --set input.threads=1 --set optim.warmup=1",
-        (0,), "two steps of 8 examples",
+        (0,), "two steps of 4 examples",
     ),
     Rule(
         r"^openseg train .*segclip", "--set task.segclip.start_pictures=4", (0,),
         "centres from 4 pictures",
     ),
+    Rule(
+        r"^openseg train .*=regions", "--set batch_size=2 --set steps=1 --set input.masks.count=8",
+        (0,), "one step: regions take seconds a picture",
+    ),
     Rule(r"^openseg train .*evaluate\.every=200", "--set evaluate.every=1", (0,), "asked at once"),
     Rule(r"^openseg (evaluate|data prepare) ", "--limit 2", (0,), "two pictures"),
     Rule(r"^openseg data verify (voc|refcoco)", "", (1,), "a stand-in has too few pictures"),
     Rule(r"^openseg demo", "--images 2", (0,), "two scenes"),
-    Rule(r"^openseg gates(?! --method)", "--scenes 4 --car-scenes 0 --seeds 1", (0, 1), "4 scenes"),
     Rule(r"^openseg gates --method", "--scenes 2 --seeds 1", (0, 1), "2 scenes"),
     Rule(r"^openseg claim", "--scenes 2 --seeds 1", (0, 1), "2 scenes"),
     Rule(r"^openseg interpolate .*--evaluate", "", (0,), "as written"),
