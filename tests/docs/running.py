@@ -21,7 +21,7 @@ from openseg_jax.cli.main import main
 from tests.docs.blocks import ROOT, Block, Command, commands_of
 from tests.docs.parsing import FOREIGN, check_command
 
-SECONDS = 240
+SECONDS = 600
 # Programs that a scratch folder has and that do no harm there.
 HARMLESS = {"head", "touch", "echo", "ls", "cat", "mkdir", "cp", "cd"}
 
