@@ -144,6 +144,7 @@ def build(service: Service) -> gr.Blocks:
 def _picture(bounds: limits.Limits) -> gr.Image:
     picture = gr.Image(
         label="Picture", type="filepath", image_mode=None, sources=["upload", "clipboard"],
+        format="png",  # what examples are handed over as: every pixel as it was
         height=250, elem_id="os-picture", buttons=["fullscreen"],
     )  # fmt: skip
 

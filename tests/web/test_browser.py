@@ -146,6 +146,7 @@ def test_every_method_with_an_example(visit, title, inside):
     visitor.result()
     wanted = examples()[0].labels
     assert visitor.page.locator("#os-labels textarea").input_value() == ", ".join(wanted)
+    np.testing.assert_array_equal(visitor.picture(), examples()[0].image)
     rows = visitor.rows()
     assert rows and {name for name, _, _ in rows} <= set(wanted)
     assert inside in visitor.page.locator("#os-inside").inner_text()

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 SCENE, THING, WORDS = 11, "doughnut", "doughnut, water, sky, lighthouse"
 OTHER, OTHER_THING, OTHER_WORDS = 35, "ladybird", "ladybird, cactus, road, zebra"
-GROWTH_MB = 600
+GROWTH_MB = 300
 """What all the bad input together may add to the server's memory."""
 
 

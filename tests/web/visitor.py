@@ -91,6 +91,11 @@ class Visitor:
         """The address of the picture of label ids: another result has another."""
         return self.page.locator(".os-index").get_attribute("src")
 
+    def picture(self):
+        """The picture that was segmented, as the result shows it."""
+        address = self.page.locator(".os-picture").get_attribute("src")
+        return np.asarray(Image.open(io.BytesIO(base64.b64decode(address.split(",")[1]))))
+
     def rows(self):
         """The table: (name, id, score) of every mask."""
         found = self.page.locator(".os-row").evaluate_all(
