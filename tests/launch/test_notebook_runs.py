@@ -55,10 +55,13 @@ def execute(path, folder, changes=(), env=None):
     client = NotebookClient(
         made, timeout=900, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
     )
-    began = time.perf_counter()
+    began, spent = time.perf_counter(), os.times()
     with contextlib.suppress(CellExecutionError):
         client.execute(env={**os.environ, **(env or {})})
-    print(f"{path.stem}: {time.perf_counter() - began:.0f} s")
+    nbformat.write(made, folder / path.name)  # for whoever wants to see it
+    took, now = time.perf_counter() - began, os.times()
+    cpu = now.children_user + now.children_system - spent.children_user - spent.children_system
+    print(f"{path.stem}: {took:.0f} s, {cpu:.0f} s of CPU")
     version, kernel = said(cells[:1]).splitlines()
     assert version.startswith("openseg_jax ")
     assert kernel == sys.executable
