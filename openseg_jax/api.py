@@ -5,6 +5,8 @@
     print(result.scores)          # {"zebra": 0.98, "grass": 0.91}
     result.label_map              # Int[H W], 0 background, 1 zebra, 2 grass
     result.save("out")            # label PNG, overlay with legend, JSON with masks
+
+The names are free text; method, model and the method's settings are arguments of `segment`.
 """
 
 from __future__ import annotations

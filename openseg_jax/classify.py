@@ -4,6 +4,8 @@
     found = openseg_jax.classify_masks("photo.jpg", "masks.png", ["zebra", "grass"])
     print(found.table())          # one row a mask: its best label, and every score
     found.save("out")             # JSON, CSV and an overlay
+
+Masks come from any tool, in any of the formats of `inputs.masks`.
 """
 
 from __future__ import annotations
