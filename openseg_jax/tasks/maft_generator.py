@@ -93,10 +93,7 @@ def criterion(
 
     Focal and dice losses are sums over segments, at the segments' resolution, divided by the
     number of segments in the whole batch (at least 1), over all devices. The cross-entropy is a
-    weighted mean over all queries.
-
-    Args:
-        As for `match`.
+    weighted mean over all queries. Arguments are those of `match`.
     """
     chosen = match(logits, masks, segments, segment_class, segment_valid, weights)
     picked = jnp.take_along_axis(masks, chosen[..., None, None], axis=1)

@@ -37,9 +37,10 @@ from openseg_jax.weights.folder import save_folder
 from tests.data import label_archives, test_referring
 from tests.docs.blocks import ROOT
 from tests.inputs import captioned
-from tests.weights import test_segclip
+from tests.weights import sam_side, test_segclip
 from tests.weights.tiny import random_params
 
+SAM = "SAM-B"
 MODELS = ("ViT-B-32", "ViT-B-16", "ViT-L-14", "SigLIP-B-16")
 SHARDS = {"cc3m": 332, "cc12m": 1243}
 SCENE = 3
@@ -55,16 +56,25 @@ def stand_in(name: str) -> CLIPConfig:
     return dataclasses.replace(full, embed_dim=32, vision=vision, text=text)
 
 
+def snapshot(cache: Path, entry: registry.Known) -> Path:
+    """Returns where a cache keeps the files of a repository; the folder itself is yet to make."""
+    repo = cache / f"models--{entry.repo.replace('/', '--')}"
+    folder = repo / "snapshots" / ("0" * 40)
+    folder.parent.mkdir(parents=True)
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text("0" * 40)
+    return folder
+
+
 def write_hub(cache: Path) -> None:
-    """Fills a Hugging Face cache with `MODELS`, in our own format under their file names."""
+    """Fills a Hugging Face cache with `SAM`, and with `MODELS` in our own format."""
     words = [f"word{i}" for i in range(60)]
+    folder = snapshot(cache, registry.SAMS[SAM])
+    folder.mkdir()
+    sam_side.write(folder)
     for name in MODELS:
         entry = registry.KNOWN[name]
-        repo = cache / f"models--{entry.repo.replace('/', '--')}"
-        folder = repo / "snapshots" / ("0" * 40)
-        folder.parent.mkdir(parents=True)
-        (repo / "refs").mkdir()
-        (repo / "refs" / "main").write_text("0" * 40)
+        folder = snapshot(cache, entry)
         config = stand_in(name)
         if name.startswith("ViT"):
             tokenizer = openai_tokenizer(config.text.context)
