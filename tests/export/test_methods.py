@@ -159,4 +159,4 @@ def test_the_compiler_for_tpus_takes_every_program(case):
 
         arguments, _ = jax.tree.unflatten(program.in_tree, map(spec, program.in_avals))
         compiled = jax.jit(program.call).lower(*arguments).compile()
-        assert compiled.memory_analysis().temp_size_in_bytes > 0
+        assert compiled.memory_analysis().argument_size_in_bytes > 0
