@@ -11,6 +11,7 @@ import hashlib
 import json
 import re
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,10 @@ def parse_name(text: str) -> tuple[str, str]:
 def client() -> Any:
     """Makes the hub's client. Imported here: it takes half a second, and few runs need it."""
     import huggingface_hub
+    from huggingface_hub.utils import disable_progress_bars
 
+    if not sys.stderr.isatty():
+        disable_progress_bars()
     return huggingface_hub.HfApi()
 
 
@@ -153,9 +157,11 @@ def pull(repo: str, *, revision: str | None = None, api: Any = None) -> Pulled:
         return pulled
     listed = {entry.rfilename: entry for entry in info.siblings or ()}
     try:
-        folder = _fetch(api, name, info.sha or revision, [CONFIG_FILE])
+        # By the name of the revision, not its commit: only names are found again offline. What
+        # moves in between shows in the hashes.
+        folder = _fetch(api, name, revision, [CONFIG_FILE])
         wanted = _wanted(folder, listed, name)
-        folder = _fetch(api, name, info.sha or revision, wanted)
+        folder = _fetch(api, name, revision, wanted)
     except UserError:
         raise
     except Exception as error:
@@ -171,9 +177,9 @@ def _config(folder: Path) -> dict[str, Any]:
     return read_json(folder / CONFIG_FILE) if (folder / CONFIG_FILE).is_file() else {}
 
 
-def _fetch(api: Any, name: str, commit: str, files: Sequence[str]) -> Path:
+def _fetch(api: Any, name: str, revision: str, files: Sequence[str]) -> Path:
     patterns = [_literal(file) for file in files]
-    return Path(api.snapshot_download(name, revision=commit, allow_patterns=patterns))
+    return Path(api.snapshot_download(name, revision=revision, allow_patterns=patterns))
 
 
 def _literal(file: str) -> str:
@@ -231,9 +237,12 @@ def _verify(path: Path, entry: Any) -> None:
         while block := file.read(2**20):
             digest.update(block)
     if digest.hexdigest() != want:
+        # The file of the cache that a link leads to has to go as well, or it is linked again.
+        for file in (path.resolve(), path):
+            file.unlink(missing_ok=True)
         raise UserError(
-            f"{path}: differs from what the hub says of it (hash {digest.hexdigest()[:12]}, there "
-            f"{want[:12]}); remove the file and pull again"
+            f"{path.name}: what arrived differs from what the hub says of it (hash "
+            f"{digest.hexdigest()[:12]}, there {want[:12]}) and was removed; pull again"
         )
 
 
