@@ -103,18 +103,19 @@ class SamMasks:
     """
 
     def __init__(self, sam: LoadedSam, config: SamMasksConfig | None = None) -> None:
-        self.sam = sam
+        # The arrays as JAX holds them, so that no second copy of the weights stays on the host.
+        params = jax.tree.map(jnp.asarray, dict(sam.params))
+        self.sam = dataclasses.replace(sam, params=params)
         self.config = config = SamMasksConfig() if config is None else config
-        self._params: Params = jax.tree.map(jnp.asarray, dict(sam.params))
-        model = sam.model(jnp.dtype(config.dtype))
-        apply: Any = model.apply
+        about, apply = sam.config, sam.model(jnp.dtype(config.dtype)).apply
 
         def encode(params: Params, canvas: Array, size: Array) -> Array:
-            pixels = normalise(canvas, size, sam.config)
-            return apply({"params": params}, pixels[None], method=Sam.encode)[0]
+            pixels = normalise(canvas, size, about)[None]
+            return jnp.asarray(apply({"params": params}, pixels, method=Sam.encode))[0]
 
         def decode(params: Params, embedding: Array, points: Array) -> tuple[Array, Array]:
-            low, iou = apply({"params": params}, embedding, points[:, None], method=Sam.decode)
+            out: Any = apply({"params": params}, embedding, points[:, None], method=Sam.decode)
+            low, iou = out
             return low.reshape(-1, *low.shape[2:]), iou.reshape(-1)
 
         self._encode, self._decode = jax.jit(encode), jax.jit(decode)
@@ -148,7 +149,7 @@ class SamMasks:
         c, side = self.config, self.sam.config.image_size
         canvas = fit(image, side)
         new = np.asarray(fitted_size(size, side), np.int32)
-        embedding = self._encode(self._params, canvas, new)
+        embedding = self._encode(self.sam.params, canvas, new)
         points = point_grid(c.points_per_side, size, side)
         chunk = c.points_per_batch or _POINTS.get(target(), _MORE_POINTS)
         chunk = min(chunk, len(points))
@@ -160,7 +161,7 @@ class SamMasks:
             some = points[start : start + chunk]
             # The last chunk is filled up, so that one program serves all.
             full = np.concatenate([some, np.repeat(some[-1:], chunk - len(some), axis=0)])
-            low, iou = self._decode(self._params, embedding, full)
+            low, iou = self._decode(self.sam.params, embedding, full)
             iou = np.asarray(iou)[: len(some) * masks]
             least = c.pred_iou_threshold or -np.inf
             good = np.flatnonzero(iou > np.float32(least))

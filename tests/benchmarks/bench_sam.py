@@ -51,9 +51,9 @@ def main() -> None:
     low = jnp.asarray(rng.normal(size=(MASKS, config.mask_size, config.mask_size)), jnp.float32)
     chosen, offset = np.arange(MASKS, dtype=np.int32), np.float32(1)
     given = {
-        "encode": (sam._encode, (sam._params, canvas, np.array([side, side], np.int32))),
+        "encode": (sam._encode, (sam.sam.params, canvas, np.array([side, side], np.int32))),
         f"decode {args.points} points": (
-            sam._decode, (sam._params, embedding.astype(args.dtype), points),
+            sam._decode, (sam.sam.params, embedding.astype(args.dtype), points),
         ),
         f"measure {MASKS} masks": (
             sam._measure, (low, chosen, *mask_matrices((480, 640), config), offset),

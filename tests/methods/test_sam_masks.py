@@ -13,7 +13,7 @@ from openseg_jax.models.sam import fit, fitted_size, mask_matrices, normalise, p
 from openseg_jax.ops.nms import box_nms
 from openseg_jax.ops.resize import apply_matrices
 from openseg_jax.weights.report import Report
-from openseg_jax.weights.sam import LoadedSam, config_from_json, load_sam
+from openseg_jax.weights.sam import LoadedSam, config_from_json
 from tests.weights.sam_side import ODD, drawn, write
 from tests.weights.torch_side import libraries
 
@@ -231,4 +231,4 @@ def test_wrong_pictures_are_told():
     for image in (picture()[None], picture().astype(np.float32), picture()[..., 0]):
         with pytest.raises(UserError, match="image: expected uint8"):
             generator(image)
-    assert load_sam(sam()) is generator.sam
+    assert generator.sam.provenance == {"name": "odd"}
