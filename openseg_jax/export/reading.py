@@ -65,6 +65,7 @@ class Exported:
         self.size: tuple[int, int] = (height, width)
         self._programs: dict[str, Any] = {}
         self._tokenizers: dict[str, Any] = {}
+        self._kept: dict[Any, Vocabulary] = {}
 
     def classes(
         self, names: Sequence[str] | None = None, background: Sequence[str] | None = None
@@ -76,8 +77,9 @@ class Exported:
             background: texts that may take pixels and are not reported; None takes the method's
                 own, () none.
         """
-        if names is None:
+        if names is None and background is None:
             return self._ready
+        names = self._ready.names if names is None else names
         if isinstance(names, str):
             raise ExportError(f"names: expected a list of texts, got {names!r}; put it in a list")
         names = tuple(names)
@@ -85,8 +87,13 @@ class Exported:
             raise ExportError("names: expected words, got none; name what to look for")
         if len(set(names)) < len(names):
             raise ExportError("names: a name is given twice; name every class once")
-        recipe = self.manifest["vocabulary"]
-        return Vocabulary(names, BUILD[recipe["kind"]](recipe, self.encode, names, background))
+        key = (names, None if background is None else tuple(background))
+        if key not in self._kept:
+            recipe = self.manifest["vocabulary"]
+            arrays = BUILD[recipe["kind"]](recipe, self.encode, names, background)
+            # The few used last are kept.
+            self._kept = dict([*self._kept.items(), (key, Vocabulary(names, arrays))][-8:])
+        return self._kept[key]
 
     @functools.cached_property
     def _ready(self) -> Vocabulary:
@@ -157,10 +164,19 @@ class Exported:
         """
         words = labels if isinstance(labels, Vocabulary) else self.classes(labels, background)
         pixels = image if isinstance(image, np.ndarray) else read_image(image)
+        if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
+            raise ExportError(
+                f"image: expected uint8[H W 3], got {pixels.dtype}{list(pixels.shape)}; convert it"
+            )
         rule = self.manifest["fit"]
         canvas, valid = fit(pixels, self.size, rule)
         if masks is not None:
             drawn = np.asarray(masks, np.float32)
+            if drawn.ndim != 3 or drawn.shape[1:] != pixels.shape[:2] or not len(drawn):
+                raise ExportError(
+                    f"masks: expected [M {pixels.shape[0]} {pixels.shape[1]}] as the picture, got "
+                    f"{list(drawn.shape)}; resize them"
+                )
             masks = np.stack([fit(mask, self.size, rule)[0] for mask in drawn])[None]
         found, scores, alive = self.segment(canvas[None], words, valid[None], masks)
         height, width = int(valid[:, 0].sum()), int(valid[0].sum())

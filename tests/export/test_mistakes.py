@@ -160,6 +160,10 @@ def test_wrong_calls_are_named(exported_folder):  # noqa: F811
         model.segment(images.astype(np.float32), words)
     with pytest.raises(ExportError, match="draws its own"):
         model.segment(images, words, masks=np.zeros((1, 2, 32, 40), np.float32))
+    with pytest.raises(ExportError, match=r"uint8\[H W 3\]"):
+        model.picture(np.zeros((4, 4), np.uint8), words)
+    with pytest.raises(ExportError, match=r"\[M 32 40\]"):
+        model.picture(images[0], words, masks=np.zeros((2, 8, 8)))
     for names, hint in (("zebra", "in a list"), ([], "words"), (["a", "a"], "twice"), ([" "], "w")):
         with pytest.raises(ExportError, match=hint):
             model.classes(names)

@@ -45,7 +45,8 @@ def test_other_words_and_batches_give_what_the_segmenter_gives(loaded, tiny_dens
 @needs_flatbuffers
 def test_the_class_table_is_what_its_words_give(loaded):
     ready, made = loaded.classes(), loaded.classes(["zebra", "grass"])
-    assert ready.names == made.names
+    assert ready.names == made.names and loaded.classes(["zebra", "grass"]) is made
+    assert (loaded.classes(background=[]).arrays["kind"] == 2).sum() == 0
     for name, array in made.arrays.items():
         np.testing.assert_allclose(ready.arrays[name], array, atol=1e-5)
 
