@@ -217,6 +217,8 @@ class Exported:
         try:
             return jax.block_until_ready(call(params, inputs))
         except (MemoryError, jax.errors.JaxRuntimeError) as error:
+            if "StableHLO" in str(error):
+                raise self._unreadable(program, error) from error
             if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
                 raise
             raise ExportError(
@@ -233,12 +235,26 @@ class Exported:
                 f"JAX_PLATFORMS, or export again with --platforms {here}"
             )
         entry = next(entry for entry in entries if here in entry["platforms"])
+        from jax import export
         from safetensors import safe_open
 
-        program = _program(self.folder / entry["file"], self.manifest["made_with"]["jax"])
+        try:
+            program = export.deserialize(bytearray((self.folder / entry["file"]).read_bytes()))
+        except ImportError as error:
+            raise ExportError(f"{error}; run: pip install flatbuffers") from error
+        except Exception as error:  # JAX raises whatever it meets in what it cannot read
+            raise self._unreadable(name, error) from error
         with safe_open(self.folder / "params.safetensors", "numpy") as file:
             params = {key: jnp.asarray(file.get_tensor(f"{name}/{key}")) for key in entry["params"]}
         return params, jax.jit(program.call)
+
+    def _unreadable(self, name: str, error: Exception) -> ExportError:
+        made_with = self.manifest["made_with"]["jax"]
+        return ExportError(
+            f"{self.folder}: JAX {jax.__version__} cannot read the program {name!r} of JAX "
+            f"{made_with} ({_short(error)}); take that JAX or a newer one, or export the model "
+            "again"
+        )
 
 
 def _platform() -> str:
@@ -248,20 +264,6 @@ def _platform() -> str:
         return here
     version = jax.local_devices()[0].client.platform_version.lower()
     return "rocm" if "rocm" in version else "cuda"
-
-
-def _program(path: Path, made_with: str) -> Any:
-    from jax import export
-
-    try:
-        return export.deserialize(bytearray(path.read_bytes()))
-    except ImportError as error:
-        raise ExportError(f"{error}; run: pip install flatbuffers") from error
-    except Exception as error:  # JAX raises whatever it meets in bytes that it cannot read
-        raise ExportError(
-            f"{path}: JAX {jax.__version__} cannot read this program of JAX {made_with} "
-            f"({_short(error)}); take a JAX near that one, or export the model again"
-        ) from error
 
 
 def _manifest(folder: Path) -> dict[str, Any]:

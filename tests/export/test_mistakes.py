@@ -6,6 +6,7 @@ import dataclasses
 import importlib.util
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -167,6 +168,37 @@ def test_wrong_calls_are_named(exported_folder):  # noqa: F811
     for names, hint in (("zebra", "in a list"), ([], "words"), (["a", "a"], "twice"), ([" "], "w")):
         with pytest.raises(ExportError, match=hint):
             model.classes(names)
+
+
+@needs_flatbuffers
+@pytest.mark.parametrize(
+    ("said", "hint"),
+    [
+        ("RESOURCE_EXHAUSTED: out of memory", "3 pictures at once; segment fewer"),
+        ("INVALID_ARGUMENT: Failed to deserialize StableHLO", "cannot read the program 'segment'"),
+    ],
+)
+def test_what_jax_says_becomes_advice(exported_folder, said, hint):  # noqa: F811
+    model = export.load(exported_folder)
+
+    def fails(params, inputs):
+        raise jax.errors.JaxRuntimeError(said)
+
+    model._programs["segment"] = ({}, fails)
+    images, _ = pictures(3, (32, 40))
+    with pytest.raises(ExportError, match=hint):
+        model.segment(images, model.classes())
+
+
+@needs_flatbuffers
+def test_a_program_that_jax_cannot_read_is_named(own_folder):  # noqa: F811
+    path = own_folder / "text.cpu.stablehlo"
+    path.write_bytes(b"no program" * 50)
+    manifest = json.loads((own_folder / "manifest.json").read_text())
+    del manifest["files"][path.name]
+    model = export.load(_edited(own_folder, files=manifest["files"]))
+    with pytest.raises(ExportError, match="cannot read the program 'text'"):
+        model.classes(["zebra"])
 
 
 @needs_flatbuffers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import jax
@@ -30,7 +31,8 @@ SIZE, NAMES = (32, 48), ["lemon", "zebra", "grass"]
 
 @functools.cache
 def clip(siglip=False):
-    config = SIGLIP_MU if siglip else CLIP_MU
+    # As wide as the generator's texts.
+    config = SIGLIP_MU if siglip else dataclasses.replace(CLIP_MU, embed_dim=32)
     params = init_generator(CONFIG, jax.random.key(0))
     words = tokenizer()
     words.context = config.text.context
