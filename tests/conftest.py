@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
+
+from tests.compiling import quick_flags
 
 # Before JAX is imported anywhere. Tests on a GPU: JAX_PLATFORMS=cuda pytest -m gpu.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ["OPENSEG_CACHE"] = "off"
-# Tiny models compile far longer than they run: unoptimised code brings the suite from about ten
-# minutes to five. OPENSEG_TEST_OPTIMIZED=1, which the check script sets for one of its two runs,
-# tests what users get; so does an XLA_FLAGS of your own.
+# Unoptimised code brings the suite from about ten minutes to five. OPENSEG_TEST_OPTIMIZED=1, which
+# the check script sets for one of its two runs, tests what users get; so does an XLA_FLAGS of your
+# own.
 if os.environ.get("OPENSEG_TEST_OPTIMIZED", "") in ("", "0"):
-    quick = ["--xla_backend_optimization_level=0"]
-    if importlib.metadata.version("jaxlib").startswith("0.10."):
-        quick.append("--xla_cpu_use_fusion_emitters=false")  # later versions lack the switch
-    os.environ.setdefault("XLA_FLAGS", " ".join(quick))
+    os.environ.setdefault("XLA_FLAGS", quick_flags())
 
 import pytest
 

@@ -20,18 +20,19 @@ import pytest
 from PIL import Image
 
 from launch.run import ROOT
+from tests.compiling import quick_flags
 
 FOLDER = ROOT / "launch" / "colab"
 
 
-def execute(path, folder, changes=(), env=None):
+def execute(path, folder, changes=(), flags=""):
     """Runs a notebook in a kernel of this Python, up to the first error.
 
     Args:
         path: the notebook.
         folder: to run in.
         changes: (field, Python literal) pairs for the forms.
-        env: more environment variables for the kernel.
+        flags: more XLA_FLAGS; programs are compiled quickly, since nothing here is about speed.
 
     Returns:
         its code cells with what they showed.
@@ -57,7 +58,7 @@ def execute(path, folder, changes=(), env=None):
     )
     began, spent = time.perf_counter(), os.times()
     with contextlib.suppress(CellExecutionError):
-        client.execute(env={**os.environ, **(env or {})})
+        client.execute(env={**os.environ, "XLA_FLAGS": f"{quick_flags()} {flags}"})
     nbformat.write(made, folder / path.name)  # for whoever wants to see it
     took, now = time.perf_counter() - began, os.times()
     cpu = now.children_user + now.children_system - spent.children_user - spent.children_system
@@ -162,8 +163,8 @@ def test_03_fine_tunes(tmp_path):
 
 @pytest.mark.slow
 def test_03_on_eight_devices(tmp_path):
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
-    cells = execute(notebook("03"), tmp_path, env={"XLA_FLAGS": flags.strip()})
+    flags = "--xla_force_host_platform_device_count=8"
+    cells = execute(notebook("03"), tmp_path, flags=flags)
     text = check_tuned(cells, tmp_path, 8)
     assert "Mesh: data 4 × fsdp 2 × tensor 1" in text
     # What lies on pairs of devices is halved there.
