@@ -8,6 +8,7 @@ round trip is a test of the table itself.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -151,6 +152,12 @@ def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 def param_spec(config: CLIPConfig) -> dict[str, jax.ShapeDtypeStruct]:
     """Lists every parameter that a configuration needs, with its shape; nothing is allocated."""
+    return dict(_param_spec(config))
+
+
+@functools.lru_cache(maxsize=32)
+def _param_spec(config: CLIPConfig) -> dict[str, jax.ShapeDtypeStruct]:
+    # Tracing the model for it takes a tenth of a second, and one load asks more than once.
     tree = jax.eval_shape(lambda: init_params(CLIP(config), key=jax.random.key(0)))
     return flatten(tree)
 

@@ -28,7 +28,7 @@ def folder(tmp_path):
     return path
 
 
-@pytest.mark.parametrize("layout", [[], ["--layout", "scan"], ["--layout", "per-layer"]])
+@pytest.mark.parametrize("layout", [[], ["--layout", "scan"]])
 def test_a_folder_goes_to_npz_and_back(folder, tmp_path, capsys, layout):
     path = tmp_path / "out" / "mu.npz"
     assert cli.main(["convert", str(folder), str(path), *layout]) == 0

@@ -43,8 +43,9 @@ def close(want, got):
     )
 
 
-@pytest.mark.parametrize("kind", CONFIGS)
-@pytest.mark.parametrize("scan", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "scan"), [("siglip", False), ("siglip", True), ("lit", True), ("lit-head", False)]
+)
 def test_their_loader_takes_what_we_write_and_computes_the_same(tmp_path, kind, scan):
     config = CONFIGS[kind]
     params = random_params(config)
