@@ -26,6 +26,7 @@ from openseg_jax.weights.loaded import LoadedClip
 from openseg_jax.weights.report import Report
 from openseg_jax.weights.tree import param_spec, unflatten
 from tests.benchmarks.bench_car import clock
+from tests.export.exports import live
 
 NAMES = ["tiger", "grass", "sky", "water", "road", "egg", "sand", "lemon"]
 
@@ -92,6 +93,10 @@ def main() -> None:
         for name, run in forms.items():
             shown(f"{name}, first call, compiling", clock(run))
         times = [{name: clock(run) for name, run in forms.items()} for _ in range(args.runs)]
+        labels, scores, _ = exported.segment(images, words[0], valid, masks)
+        wanted, wanted_scores, _ = live(segmenter, images, None, NAMES)
+        apart = np.abs(scores - wanted_scores).max()
+        print(f"labels agree on {(labels == wanted).mean():.2%} of pixels, scores to {apart:.1e}")
         print(f"then, median of {args.runs}, {args.batch} of {height}x{width}:")
         for name in forms:
             cpu, wall = zip(*(row[name] for row in times), strict=True)
