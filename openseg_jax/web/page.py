@@ -121,14 +121,15 @@ def build(service: Service) -> gr.Blocks:
         run: dict[str, Any] = {
             "fn": _runner(service, list(knobs)), "inputs": inputs,
             "outputs": [view, within, about], "concurrency_limit": service.at_once,
-            "concurrency_id": "segment", "show_progress_on": view,
+            "concurrency_id": "segment", "trigger_mode": "always_last", "show_progress_on": view,
         }  # fmt: skip
         go.click(**run, api_name="segment", api_visibility="public")
         words.submit(**run, api_visibility="private")
         chosen = chooser.click(
-            _choose, None, [picture, words], api_visibility="private", show_progress="hidden"
-        )
-        chosen.success(**run, api_visibility="private")
+            _choose, None, [picture, words], api_visibility="private", show_progress="hidden",
+            trigger_mode="multiple",
+        )  # fmt: skip
+        chosen.success(**{**run, "trigger_mode": "multiple"}, api_visibility="private")
         shown = [*panels.values(), *knobs.values()]
         gr.on(
             [method.change, model.change], _follow(service, list(panels), list(knobs)),

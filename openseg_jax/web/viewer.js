@@ -1,4 +1,4 @@
-// Runs once for the element that shows results. Paints the masks over the picture and tells the
+// Runs once, when the page is there. Paints the masks over the picture and tells the
 // name of the one under the pointer. Words of visitors are only ever set as text.
 
 const fine = 900;
@@ -100,8 +100,9 @@ async function prepare(view) {
 }
 
 function look() {
-  for (const view of element.querySelectorAll(".os-view:not([data-ready])")) prepare(view);
+  for (const view of document.querySelectorAll(".os-view:not([data-ready])")) prepare(view);
 }
 
-new MutationObserver(look).observe(element, { childList: true, subtree: true });
+// Each result replaces `element` itself, so what lasts is watched.
+new MutationObserver(look).observe(document.body, { childList: true, subtree: true });
 look();

@@ -161,6 +161,22 @@ def test_every_method_with_an_example(visit, title, inside):
     assert visitor.page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
 
 
+def test_the_example_that_was_clicked_last_wins(visit):
+    visitor = visit()
+    visitor.method("MAFT")
+    visitor.example(1)
+    visitor.example(2)
+    shown = ""
+    for _ in range(2):
+        visitor.result(other_than=shown)
+        shown = visitor.index()
+        if np.array_equal(visitor.picture(), examples()[2].image):
+            break
+    np.testing.assert_array_equal(visitor.picture(), examples()[2].image)
+    words = visitor.page.locator("#os-labels textarea").input_value()
+    assert words == ", ".join(examples()[2].labels)
+
+
 def test_settings_reach_the_method(visit):
     visitor = visit()
     visitor.method("MAFT")
