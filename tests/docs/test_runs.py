@@ -86,7 +86,7 @@ WRONG = {
     "bash": (
         "openseg segment nothing.jpg --labels zebra",
         "openseg segment photo.jpg --labels zebra --model no_such_folder/x",
-        "openseg demo --images 0",
+        "openseg demo --seed one",
         "A=1 openseg segmnt photo.jpg",
         "head nothing_there.txt",
         "openseg data verify folder --root nowhere",
