@@ -111,6 +111,7 @@ def write_scratch(folder: Path) -> None:
             file.write_bytes(captioned.picture(i, 48, 48))
     (folder / "imagenet_names.txt").write_text("zebra\nlemon\n")
     (folder / "data").mkdir()
+    (folder / "data/cc12m").symlink_to("../cc12m")  # where clip_finetune looks by itself
     label_archives.voc(folder / "data")
     prepare("voc", folder / "data", workers=1)
     (folder / "DATA").mkdir()
