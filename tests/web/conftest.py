@@ -83,9 +83,9 @@ def server(tmp_path_factory):
     assert not list(running.folder.glob("openseg_serve_*"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chrome():
-    """A headless Chromium."""
+    """A headless Chromium. Not for longer: while it runs, nothing else may run an event loop."""
     missing = [n for n in ("playwright", "gradio") if importlib.util.find_spec(n) is None]
     path = chromium()
     if missing or path is None:
