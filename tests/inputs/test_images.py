@@ -121,7 +121,8 @@ def test_opaque_modes(tmp_path, mode):
     picture = (
         picture.convert(mode) if mode != "LAB" else Image.new("LAB", (32, 24), (128, 128, 128))
     )
-    if mode == "HSV":
+    if mode in ("HSV", "YCbCr"):
+        # No file format that all versions of Pillow write and read back holds these.
         return np.testing.assert_array_equal(
             images._to_rgb(picture), np.array(picture.convert("RGB"))
         )
