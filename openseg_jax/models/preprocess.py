@@ -31,7 +31,7 @@ def fit_image(image: UInt8[np.ndarray, "H W 3"], rule: Preprocess) -> UInt8[np.n
     rows, columns = (resize.crop_rows(length, side) for length in whole)
     if rule.antialias:
         return resize_on_host(image, whole, rule.interpolation)[rows, columns]
-    return to_dtype(resize_tf(image, whole, rule.interpolation), np.uint8)[rows, columns]
+    return to_dtype(resize_tf(image, whole, rule.interpolation), np.dtype(np.uint8))[rows, columns]
 
 
 def scale_pixels(image: UInt8[Array, "*B H W 3"], rule: Preprocess) -> Float[Array, "*B H W 3"]:
