@@ -62,6 +62,8 @@ def check_platforms(platforms: Sequence[str]) -> tuple[str, ...]:
     if isinstance(platforms, str) or not platforms:
         raise UserError(f"platforms: expected some of {', '.join(PLATFORMS)}, got {platforms!r}")
     for name in platforms:
+        if name == "gpu":
+            raise UserError("platforms: expected cuda for NVIDIA's GPUs, got gpu; write cuda")
         if name not in PLATFORMS:
             unknown_name(name, PLATFORMS, "platform")
     if importlib.util.find_spec("flatbuffers") is None:
