@@ -14,6 +14,8 @@ from openseg_jax.models.variants import VARIANTS, CLIPConfig, Preprocess, varian
 from tests.weights.tiny import CLIP_MU, SIGLIP_MU, random_params, with_act
 
 BOTH = [CLIP_MU, SIGLIP_MU]
+# Tests that compile much ask the second one among the slow tests only.
+FIRST = [BOTH[0], *(pytest.param(c, marks=pytest.mark.slow) for c in BOTH[1:])]
 
 
 def image(height=32, width=32, batch=2):
@@ -36,7 +38,7 @@ def run(config, params=None, size=(32, 32), **switches):
     return zi @ zt.T * scale + bias, zi, zt
 
 
-@pytest.mark.parametrize("config", BOTH)
+@pytest.mark.parametrize("config", FIRST)
 def test_switches_change_nothing(config):
     params = random_params(config)
     plain = run(config, params)
@@ -45,6 +47,7 @@ def test_switches_change_nothing(config):
             np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("tower", "config"), [("visual", SIGLIP_MU), ("text", CLIP_MU)])
 def test_gradients_are_equal_under_scan_and_remat(tower, config):
     params = jax.tree.map(jnp.asarray, random_params(config))
@@ -70,7 +73,7 @@ def test_gradients_are_equal_under_scan_and_remat(tower, config):
         )
 
 
-@pytest.mark.parametrize("config", BOTH)
+@pytest.mark.parametrize("config", FIRST)
 def test_every_parameter_matters(config):
     params = jax.tree.map(jnp.asarray, random_params(config))
     clip, target = CLIP(config), jnp.asarray(np.random.default_rng(5).normal(size=(2, 3)))
@@ -86,7 +89,7 @@ def test_every_parameter_matters(config):
         assert "'key']['bias" in name or float(jnp.abs(g).max()) > 1e-7, name
 
 
-@pytest.mark.parametrize("config", BOTH)
+@pytest.mark.parametrize("config", FIRST)
 def test_bfloat16_is_close_and_parameters_stay_float32(config):
     _, zi, zt = run(config)
     _, hi, ht = run(config, dtype=jnp.bfloat16)
