@@ -30,6 +30,7 @@ def folder(tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_a_pulled_model_segments_the_same(api, tmp_path, capsys):
     folder = tmp_path / "mini"
     shutil.copytree(MINIATURE, folder)

@@ -191,6 +191,7 @@ def test_an_output_folder_that_cannot_be(fake, flag, tmp_path, capsys):
     assert "cannot write" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_real_weights_format_end_to_end(tiny_model, picture, tmp_path, capsys):
     long = " ".join(["zebra"] * 500)
     words = ("--model", tiny_model, "--refine", "none", "--background", "none")

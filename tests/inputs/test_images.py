@@ -151,6 +151,7 @@ def test_one_pixel(tmp_path):
     assert got.tolist() == [[[1, 2, 3]]]
 
 
+@pytest.mark.slow
 def test_camera_size_is_resized_by_rule_and_brought_back(tmp_path):
     path = save(tmp_path, Image.new("RGB", (5472, 3648), (90, 120, 30)), "a.jpg")
     image = images.read_image(path)

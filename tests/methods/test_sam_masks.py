@@ -84,6 +84,7 @@ def processor():
     return made, module
 
 
+@pytest.mark.slow
 def test_pixels_and_points_are_those_of_transformers():
     theirs, _ = processor()
     want = theirs(Image.fromarray(picture()), return_tensors="np")["pixel_values"][0]
@@ -167,6 +168,7 @@ def test_empty_masks_are_never_proposed_and_the_best_are_kept():
     assert Painter(pred_iou_threshold=1.0)(picture()).shape == (0, *SIZE)
 
 
+@pytest.mark.slow
 def test_the_real_network_gives_the_same_in_every_chunk(tmp_path):
     write(tmp_path)
     outs = []

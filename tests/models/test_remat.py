@@ -36,6 +36,7 @@ def test_all_names_give_the_same_gradients():
             np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5 * largest)
 
 
+@pytest.mark.slow
 def test_recomputing_more_needs_less_memory():
     none, dots, full = (program(remat)[0] for remat in ("none", "dots", "full"))
     assert full < dots < none

@@ -32,6 +32,7 @@ def test_metrics_are_weighted_by_their_counts():
     assert reduce_metrics(pending) == {"loss": 1.0}
 
 
+@pytest.mark.slow
 def test_stopped_and_resumed_equals_straight_through(tmp_path):
     straight = train(_config(4), tmp_path / "straight", show=False)
     train(_config(2), tmp_path / "stopped", show=False)

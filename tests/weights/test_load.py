@@ -221,6 +221,7 @@ def test_convert_prints_the_report_and_writes_a_folder(tmp_path, capsys):
     assert len(loaded.report.cast) == len(loaded.report.loaded)
 
 
+@pytest.mark.slow
 def test_convert_can_resample_positions(tmp_path, capsys):
     path = write_script(tmp_path / "mu.pt", state())
     assert call(convert_verb, str(path), str(tmp_path / "out"), "--image-size", "48") == 0
