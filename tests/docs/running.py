@@ -55,7 +55,8 @@ LIGHTER = (
         "centres from 4 pictures",
     ),
     Rule(
-        r"^openseg train .*=regions", "--set batch_size=2 --set steps=1 --set input.masks.count=8",
+        r"^openseg train .*=regions",
+        "--set batch_size=2 --set steps=1 --set optim.warmup=0 --set input.masks.count=8",
         (0,), "one step: regions take seconds a picture",
     ),
     Rule(r"^openseg train .*evaluate\.every=200", "--set evaluate.every=1", (0,), "asked at once"),
