@@ -131,10 +131,12 @@ wait_for_all() {
 }
 
 run() {
-  echo $$ > pid
   rm -f exit stopped asked
   pids=()
   trap end TERM INT
+  # From here on it can be stopped. Aside first: nobody who asks `alive` finds the file empty.
+  echo $$ > pid.new
+  mv -f pid.new pid
   fetch >> "$log" 2>&1 || { code=1; echo "$code" > exit; return "$code"; }
   keep >> "$log" 2>&1 &
   keeper=$!
@@ -142,6 +144,8 @@ run() {
   while :; do
     echo "launch: $(date -u +%FT%TZ) try $try on $(hostname)" >> "$log"
     start_processes
+    # Asked while they were being started: those that had no number yet have not heard.
+    [ -e stopped ] && end
     wait_for_all
     echo "launch: $(date -u +%FT%TZ) ended with code $code" >> "$log"
     [ -e stopped ] && break
@@ -171,9 +175,9 @@ case ${1:-} in
     if alive; then
       echo "launch: $(hostname): already running"
     else
-      rm -f exit
+      rm -f exit pid
       nohup bash machine.sh run > /dev/null 2>> log.txt < /dev/null &
-      echo $! > pid
+      until alive || ! kill -0 "$!" 2>/dev/null; do sleep 0.1; done
       echo "launch: $(hostname): started"
     fi
     ;;

@@ -15,7 +15,7 @@ from launch.run import Run
 from launch.targets.bundle import inside, remote
 
 # What a run leaves in its folder.
-_LEFT = ("machine.sh", "log.txt", "pid", "exit", "stopped", "asked")
+_LEFT = ("machine.sh", "log.txt", "pid", "pid.new", "exit", "stopped", "asked")
 
 
 def start(run: Run) -> str:

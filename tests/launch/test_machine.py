@@ -1,6 +1,7 @@
 """`machine.sh`, run for real with small programs."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -117,3 +118,36 @@ def test_a_container_says_all_and_ends_on_request(tmp_path):
     child.send_signal(signal.SIGTERM)
     rest, _ = child.communicate(timeout=60)
     assert "saved" in rest and child.returncode == 143
+
+
+def test_a_run_just_started_is_alive_to_everyone(tmp_path):
+    # It writes its number while others read it: `wait` once found the file empty and gave up.
+    text = python("import time; time.sleep(0.5)").script().replace("sleep 1\n", "sleep 0.1\n")
+    late = text.replace("  pids=()\n  trap", "  sleep 0.5\n  pids=()\n  trap")
+    assert late != text
+    (tmp_path / "machine.sh").write_text(late)
+    machine = ("bash", str(tmp_path / "machine.sh"))
+    subprocess.run([*machine, "start"], check=True)
+    assert subprocess.run([*machine, "wait"], stdout=subprocess.DEVNULL).returncode == 0
+    assert "ended with code 0" in subprocess.check_output([*machine, "status"], text=True)
+
+
+def test_a_number_is_never_seen_half_written(tmp_path):
+    text = python("pass").script()
+    assert "> pid\n" not in text and "mv -f pid.new pid" in text
+    # Frozen between the two steps, a run that was known before is known still.
+    (tmp_path / "machine.sh").write_text(text.replace("mv -f pid.new pid", "exit 9"))
+    (tmp_path / "pid").write_text(f"{os.getpid()}\n")
+    assert subprocess.run(["bash", str(tmp_path / "machine.sh"), "run"]).returncode == 9
+    said = subprocess.check_output(["bash", str(tmp_path / "machine.sh"), "status"], text=True)
+    assert "running |" in said
+
+
+def test_asked_to_stop_at_birth_it_stops(tmp_path):
+    slow = python("import time; time.sleep(600)").script()
+    text = slow.replace("start_processes\n    #", "kill -TERM $$\n    start_processes\n    #")
+    assert text != slow
+    (tmp_path / "machine.sh").write_text(text)
+    subprocess.run(["bash", str(tmp_path / "machine.sh"), "run"], timeout=60)
+    assert (tmp_path / "stopped").exists()
+    assert "ended with code 143" in (tmp_path / "log.txt").read_text()
