@@ -109,6 +109,7 @@ def test_padding_images_changes_nothing():
     same(reference(), padded, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_traced_sizes_equal_known_sizes():
     seg, text = setup()
     canvas = np.zeros((1, 64, 64, 3), np.uint8)
@@ -175,6 +176,7 @@ def test_closed_form_equals_automatic_differentiation_of_the_probability():
         np.testing.assert_allclose(maps[k], want, atol=2e-4)
 
 
+@pytest.mark.slow
 def test_masks_of_a_source_replace_its_own():
     seg, text = setup()
     asked = []

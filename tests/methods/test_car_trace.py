@@ -20,6 +20,7 @@ def image():
     return np.random.default_rng(0).integers(0, 255, (40, 56, 3), np.uint8)
 
 
+@pytest.mark.slow
 def test_the_trace_is_the_run(car, image):
     names = ["zebra", "grass", "sky", "lemon"]
     plain, seen = car.predict(image, names), []

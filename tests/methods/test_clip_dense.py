@@ -118,6 +118,7 @@ def test_published_sizes_and_presets():
         presets("voc2")
 
 
+@pytest.mark.slow
 def test_refined_cosines_follow_the_colours_before_they_compete(dense):
     refined = load(dense.clip, **SETTINGS, refine="pamr")
     image, plain = whole_picture(dense)

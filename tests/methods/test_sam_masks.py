@@ -200,6 +200,7 @@ def test_small_regions():
         np.testing.assert_array_equal(remove_small(one, 12), one)
 
 
+@pytest.mark.slow
 def test_one_pixel_and_long_pictures_work(tmp_path):
     write(tmp_path)
     generator = load(tmp_path, **OPEN, points_per_side=1)

@@ -131,6 +131,7 @@ def test_regions_below_the_threshold_are_background_but_never_all():
     assert np.isfinite(out).all() and (out[..., 4:] == 0).all() and (out[..., 1:4] > 0).all()
 
 
+@pytest.mark.slow
 def test_masks_are_the_best_scores_and_padding_changes_nothing(segclip):
     text = segclip.classes(["zebra", "grass", "sky"])
     assert segclip.classes(["zebra", "grass", "sky"]) is text

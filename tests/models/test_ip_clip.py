@@ -67,6 +67,7 @@ def test_decoupled_equals_dense(grid, count, start, backend):
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_switches_and_bfloat16():
     image, masks = inputs((3, 4), 7)
     want = np.asarray(encoder("decoupled", 0)(params(), image, masks))

@@ -68,6 +68,7 @@ def run(parity, data):
     return float(value), metrics, grads
 
 
+@pytest.mark.slow
 def test_every_prediction_learns_and_parity_leaves_one_out():
     found, _, grads = run(None, batch())
     sizes = np.abs(grads["generator"]["masks"]).sum(axis=(1, 2, 3, 4))

@@ -25,6 +25,7 @@ def whole():
     return task, params, step(task, params)[0]
 
 
+@pytest.mark.slow
 def test_accumulated_step_is_the_step_of_the_whole_batch():
     task, params, want = whole()
     got, _ = step(task, params, accumulate=4)

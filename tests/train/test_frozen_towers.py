@@ -58,6 +58,7 @@ def _forward_flops(tower):
     return _flops(jax.jit(forward).lower(shapes, dict(batch)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tower", ["visual", "text"])
 def test_a_locked_tower_costs_its_forward_pass_alone(tower):
     saved = (_step_flops("") - _step_flops(tower)) / _forward_flops(tower)

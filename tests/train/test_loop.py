@@ -49,6 +49,7 @@ def test_stopped_and_resumed_equals_straight_through(tmp_path):
     _equal(train(_config(4), tmp_path / "stopped", show=False), straight)
 
 
+@pytest.mark.slow
 def test_checkpoint_of_another_model_is_refused(tmp_path):
     train(_config(1), tmp_path, show=False)
     config = _config(2)

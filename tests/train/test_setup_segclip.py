@@ -97,6 +97,7 @@ def test_training_from_each_kind(kind, data):
     assert rows_of(data / "run")[-1]["skipped"] >= 2
 
 
+@pytest.mark.slow
 def test_starting_from_a_clip_keeps_what_it_has(world_model):
     config = get_config("tiny")
     config.init = str(world_model)

@@ -55,6 +55,7 @@ def _equal(a, b):
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(a), jax.device_get(b))
 
 
+@pytest.mark.slow
 def test_a_signal_saves_and_the_same_call_goes_on(tmp_path):
     def strike(number):
         def hook(step, state):

@@ -36,6 +36,7 @@ def _events(workdir):
     return found, set(tags["scalars"]), set(tags["images"]), set(tags["histograms"])
 
 
+@pytest.mark.slow
 def test_a_watched_training(tmp_path, monkeypatch):
     traced = []
     loss = ClipTask.loss
