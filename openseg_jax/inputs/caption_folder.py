@@ -8,7 +8,8 @@
 | COCO's `captions_*.json` | `images` and `annotations` |
 | Karpathy's `dataset_coco.json` | `images` with `sentences`; the split "train" is read |
 
-Each caption is an example: a picture with five captions is five examples.
+Each caption is an example: a picture with five captions is five examples. In a file that has shown
+where its captions stand, a row without one has an empty caption, which training counts and skips.
 """
 
 from __future__ import annotations
@@ -123,30 +124,34 @@ def _read_table(path: Path) -> Iterator[tuple[str, str]]:
             delimiter="\t" if tabs else ",",
             quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL,
         )
-        columns = (0, 1)
+        columns, told = (0, 1), False
         for number, row in enumerate(rows, start=1):
-            if not row:
+            if not any(cell.strip() for cell in row):
                 continue
             if number == 1:
                 heads = [cell.strip().lower() for cell in row]
                 image, caption = _first(heads, IMAGE_KEYS), _first(heads, CAPTION_KEYS)
                 if image is not None and caption is not None:
                     columns = (heads.index(image), heads.index(caption))
+                    told = True
                     continue
-            if len(row) <= max(columns):
+            if len(row) <= (columns[0] if told else max(columns)):
                 raise expected(
                     f"{path}: line {rows.line_num}", "a picture and a caption",
                     f"{len(row)} column{'s' * (len(row) != 1)}", "separate them with "
                     + ("a tab" if tabs else "a comma"),
                 )  # fmt: skip
-            yield row[columns[0]].strip(), row[columns[1]]
+            told = True
+            yield row[columns[0]].strip(), row[columns[1]] if len(row) > columns[1] else ""
 
 
 def _read_lines(path: Path) -> Iterator[tuple[str, str]]:
     with path.open(encoding="utf-8-sig") as file:
+        told = False
         for number, line in enumerate(file, start=1):
             if line.strip():
-                yield from _read_row(f"{path}: line {number}", json.loads(line))
+                yield from _read_row(f"{path}: line {number}", json.loads(line), told)
+                told = True
 
 
 def _read_json(path: Path, data: Any) -> Iterator[tuple[str, str]]:
@@ -158,35 +163,38 @@ def _read_json(path: Path, data: Any) -> Iterator[tuple[str, str]]:
                     str(path), "annotations with a known image_id and a caption",
                     json.dumps(row)[:80], "take COCO's captions_*.json, not its instances",
                 )  # fmt: skip
-            yield files[row["image_id"]], str(row["caption"])
+            yield files[row["image_id"]], str(row["caption"] or "")
     elif isinstance(data, dict) and isinstance(data.get("images"), list):
+        told = False
         for number, row in enumerate(data["images"]):
             if row.get("split", "train") == "train":
                 inside = {
                     **row,
                     "file_name": os.path.join(row.get("filepath", ""), row["filename"]),
                 }
-                yield from _read_row(f"{path}: image {number}", inside)
+                yield from _read_row(f"{path}: image {number}", inside, told)
+                told = True
     elif isinstance(data, dict):
         for name, captions in data.items():
-            yield from _read_row(f"{path}: {name}", {"image": name, "captions": captions})
+            yield from _read_row(f"{path}: {name}", {"image": name, "captions": captions}, True)
     elif isinstance(data, list):
         for number, row in enumerate(data):
-            yield from _read_row(f"{path}: row {number}", row)
+            yield from _read_row(f"{path}: row {number}", row, number > 0)
     else:
         raise expected(str(path), "a list or an object", type(data).__name__, "see the table")
 
 
-def _read_row(where: str, row: Any) -> Iterator[tuple[str, str]]:
+def _read_row(where: str, row: Any, told: bool) -> Iterator[tuple[str, str]]:
+    """Reads an object; `told` where one before it had a caption, so that this one may lack it."""
     image = _first(row, IMAGE_KEYS) if isinstance(row, dict) else None
     caption = _first(row, CAPTION_KEYS) if isinstance(row, dict) else None
-    if image is None or caption is None:
+    if image is None or (caption is None and not told):
         raise expected(
             where, f"keys such as {IMAGE_KEYS[0]!r} and {CAPTION_KEYS[0]!r}",
             json.dumps(row)[:80], "name them so",
         )  # fmt: skip
-    captions = row[caption] if isinstance(row[caption], list) else [row[caption]]
-    for text in captions:
+    found = None if caption is None else row[caption]
+    for text in found or [None] if isinstance(found, list) else [found]:
         if isinstance(text, dict):
             text = text.get("raw", text.get("caption", ""))
         yield str(row[image]), "" if text is None else str(text)

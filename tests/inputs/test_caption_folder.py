@@ -49,10 +49,42 @@ def test_formats(tmp_path, name):
     assert list(read_captions(path)) == WANT
 
 
+EMPTY = {
+    "captions.tsv": "a.jpg\tone\nb.jpg\n   \nc.jpg\t\n",
+    "headed.csv": "image,caption\nb.jpg\na.jpg,one\nc.jpg,\n",
+    "captions.jsonl": lines(
+        [{"image": "a.jpg", "caption": "one"}, {"image": "b.jpg"},
+         {"image": "c.jpg", "caption": []}]
+    ),
+    "list.json": json.dumps(
+        [{"image": "a.jpg", "captions": ["one"]}, {"image": "b.jpg", "captions": None},
+         {"image": "c.jpg"}]
+    ),
+    "map.json": json.dumps({"a.jpg": "one", "b.jpg": [], "c.jpg": None}),
+    "coco.json": json.dumps({
+        "images": [{"id": i, "file_name": f"{n}.jpg"} for i, n in enumerate("abc")],
+        "annotations": [{"image_id": i, "caption": c} for i, c in enumerate(["one", "", None])],
+    }),
+    "dataset_coco.json": json.dumps({"images": [
+        {"filename": "a.jpg", "sentences": [{"raw": "one"}]}, {"filename": "b.jpg"},
+        {"filename": "c.jpg", "sentences": []},
+    ]}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EMPTY)
+def test_rows_without_a_caption_are_empty_captions(tmp_path, name):
+    """Training counts and skips those; a file of millions must not end for one of them."""
+    path = tmp_path / name
+    path.write_text(EMPTY[name])
+    found = sorted(read_captions(path))
+    assert found == [("a.jpg", "one"), ("b.jpg", ""), ("c.jpg", "")]
+
+
 @pytest.mark.parametrize(
     "name, text, said",
     [
-        ("x.tsv", "a.jpg\tone\nb.jpg\n", "line 2.*tab"),
+        ("x.tsv", "a.jpg\nb.jpg\tone\n", "line 1.*tab"),
         ("x.jsonl", '{"image": "a"}\n', "line 1.*caption"),
         ("x.json", "{", "expected JSON"),
         ("x.json", "3", "a list or an object"),
