@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import html
+import unicodedata
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -33,6 +34,21 @@ Summed over an epoch it is the number of pairs that are of no use.
 """
 
 _SHOWN = 5  # messages about single pairs, in each worker
+
+
+def _repairs() -> dict[int, str | None]:
+    """Tables what ftfy makes of sound text: plain quotes, ligatures as letters, one width."""
+    table: dict[int, str | None] = dict.fromkeys(map(ord, "\u02bc\u2018\u2019\u201a\u201b"), "'")
+    table |= dict.fromkeys(map(ord, "\u201c\u201d\u201e\u201f"), '"')
+    # Ligatures, and forms as wide as a Chinese character or half as wide.
+    for code in (*range(0xFB00, 0xFB07), *range(0xFF01, 0xFFF0)):
+        table[code] = unicodedata.normalize("NFKC", chr(code))
+    # Control characters that are no white space.
+    unseen = (*range(9), *range(14, 28), 127, *range(0x206A, 0x2070), 0xFEFF, 0xFFFC)
+    return table | dict.fromkeys(unseen)
+
+
+_REPAIRS = _repairs()
 
 
 class Pairs(Protocol):
@@ -130,15 +146,17 @@ class PairExamples:
                 return decode_picture(data, name), text
             failed[1] += 1
             logging.log_first_n(logging.WARNING, "skipped: %s: empty caption", _SHOWN, name)
-        except (UserError, OSError) as error:
+        except (OSError, ValueError) as error:  # UserError, and names with a zero byte
             failed[0] += 1
             logging.log_first_n(logging.WARNING, "skipped: %s", _SHOWN, error)
         return None
 
 
 def clean_caption(text: str) -> str:
-    """Undoes HTML entities, twice as CLIP does, and collapses white space.
+    """Undoes HTML entities, twice as CLIP does, spells quotes plainly, and collapses white space.
 
-    CLIP also repairs mis-decoded characters (ftfy); captions are taken to be proper UTF-8 here.
+    Source: CLIP's `basic_clean`. Its ftfy also repairs text that was decoded by a wrong code page;
+    captions are taken to be proper UTF-8 here.
     """
-    return " ".join(html.unescape(html.unescape(text)).split())
+    plain = html.unescape(html.unescape(text)).translate(_REPAIRS)
+    return " ".join(unicodedata.normalize("NFC", plain).split())

@@ -104,6 +104,10 @@ def test_batches_change_with_the_epoch_and_resume():
 
 def test_captions_are_cleaned():
     assert clean_caption("  salt &amp;amp; pepper\n &lt;3 ") == "salt & pepper <3"
+    # what ftfy makes of sound text, which is what CLIP was trained on
+    curly = "it\u2019s a \u201cred\u201d \ufb01sh\ufeff \uff21\uff11 cafe\u0301\x07 \u2013 fin"
+    assert clean_caption(curly) == 'it\'s a "red" fish A1 caf\u00e9 \u2013 fin'
+    assert clean_caption("&rsquo;&nbsp;") == "'" and not clean_caption("&nbsp;\ufeff\u200a")
 
 
 def test_crops_lie_inside_and_follow_their_limits():
