@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,11 @@ def state(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 @functools.lru_cache(maxsize=4)
 def full_model(path: Path) -> tuple[SegCLIPConfig, Any]:
     """Reads a whole model of the goldens."""
-    config, params, _ = from_state_dict(state(load(path)[0]), file=path.name)
-    return config, params
+    arrays, meta = load(path)
+    config, params, _ = from_state_dict(state(arrays), file=path.name)
+    # What no shape tells; the published one where the case does not say.
+    told = {k: meta["config"][k] for k in ("mask_ratio",) if k in meta.get("config", {})}
+    return dataclasses.replace(config, **told), params
 
 
 @functools.cache

@@ -22,7 +22,7 @@ def curves(path):
         if match:
             steps, share = int(match["steps"]), float(f"0.{match['share']}")
             rest = {key: float(match[key] or 0) for key in ("start", "end")}
-            yield want, {"peak": 1.0, "steps": steps, "warmup": round(share * steps), **rest}
+            yield want, {"peak": 1.0, "steps": steps, "warmup": share * steps, **rest}
 
 
 @pytest.mark.parametrize("path", CASES, ids=lambda p: p.stem)

@@ -82,9 +82,9 @@ def test_segclip_golden_total_loss_and_gradients(path, mode):
 
 @CASE
 def test_segclip_golden_variants_differ(path):
-    """Twin: the other attention would be seen in every one of these tests."""
+    """Twin: the other attention would be seen in these tests, in gradients and embeddings."""
     a, _ = load(path)
-    for name in ("total", "grad_l2", "image_embed"):
+    for name in ("grad_l2", "image_embed"):
         fixed, scrambled = (a[f"out/train_{mode}/{name}"] for mode in MODES)
         assert error(fixed, scrambled) > 1e-2
 
