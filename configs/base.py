@@ -62,6 +62,7 @@ def get_config(arg: str = "") -> ConfigDict:
     c.task.segclip.superpixel = 1.0  # agreement of regions with superpixels
     c.task.segclip.equal_captions = True  # are positives of one another; published: False
     c.task.segclip.cross_batch_kv = "per_image"  # or "torch18": the published training's mixing
+    c.task.segclip.scramble_images = 0  # mixed by torch18, those of one device; 0: the whole batch
     c.task.segclip.start_pictures = 0  # whose tokens the centres start from; 0 draws them at random
     c.task.segclip.superpixel_short_side = 224  # of the pictures they are made of, pixels
     c.task.segclip.superpixel_scale = 224.0  # felzenszwalb's; larger gives larger ones

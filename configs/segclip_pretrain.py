@@ -7,9 +7,9 @@ that img2dataset made (cc3m and mscoco, its own names), or with another input:
     --set input.name=folder --set input.path=photos     with photos/captions.tsv
 
 The published training ran on 8 cards in float32 (TF32 products). `segclip_pretrain:bf16` computes
-in bfloat16. It also let the attention of the group module mix the tokens of different images
-(--set task.segclip.cross_batch_kv=torch18) and took equal captions for negatives of one another
-(--set task.segclip.equal_captions=False); both are off here.
+in bfloat16. It also let the attention of the group module mix the tokens of the images of one card
+(--set task.segclip.cross_batch_kv=torch18 --set task.segclip.scramble_images=96) and took equal
+captions for negatives of one another (--set task.segclip.equal_captions=False); both are off here.
 """
 
 from __future__ import annotations

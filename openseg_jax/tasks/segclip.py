@@ -132,6 +132,11 @@ class SegClipTask:
         group = start_from_tokens(params["visual"]["group"], tokens, key)
         return {**params, "visual": {**params["visual"], "group": group}}
 
+    @property
+    def looking(self) -> SegCLIP:
+        """The model as it is evaluated: each image by itself, however the training mixes them."""
+        return self.model.clone(cross_batch_kv="per_image")
+
     def pixels(self, image: UInt8[Array, "B H W 3"]) -> Float[Array, "B H W 3"]:
         """Scales grey levels to what the image tower expects."""
         return scale_pixels(image, self.preprocess)
@@ -223,7 +228,7 @@ class SegClipTask:
         def look(model: SegCLIP) -> Grouping:
             return model.encode_image(self.pixels(batch["image"])).grouping
 
-        out: Any = self.model.apply({"params": params}, method=look)
+        out: Any = self.looking.apply({"params": params}, method=look)
         return out
 
     def pictures(

@@ -72,10 +72,11 @@ class SegClipSetup:
     def evaluator(self, config: Config, mesh: Mesh) -> Evaluator | None:
         """Builds the zero-shot evaluation of the config, on the embeddings of whole pictures."""
         task: Any = self.task
+        model = task.looking
 
         def embed(params: Params, image: Array) -> Array:
             pixels = task.pixels(image)
-            found = task.model.apply({"params": params}, pixels, method=SegCLIP.encode_image)
+            found = model.apply({"params": params}, pixels, method=SegCLIP.encode_image)
             return normalize(found.image)
 
         return make_evaluator(
@@ -141,7 +142,7 @@ def build(config: Config, mesh: Mesh | None = None) -> SegClipSetup:
     else:
         source = pair_source(config, pairs, tokenizer, vision.image_size, extras)
     task = SegClipTask(
-        SegCLIP(model, s.cross_batch_kv, 0, DTYPES[config.dtype], *switches),
+        SegCLIP(model, s.cross_batch_kv, s.scramble_images, DTYPES[config.dtype], *switches),
         preprocess,
         contrastive=s.contrastive,
         reconstruction=s.reconstruction,

@@ -98,6 +98,13 @@ def test_training_from_each_kind(kind, data):
 
 
 @pytest.mark.slow
+def test_the_published_mixing_is_that_of_one_device(data):
+    config = config_for("folder", data)
+    config.task.segclip.update(cross_batch_kv="torch18", scramble_images=2)
+    task = setup.build(config).task
+    assert task.model.cross_batch_kv == "torch18" and task.model.scramble_images == 2
+
+
 def test_starting_from_a_clip_keeps_what_it_has(world_model):
     config = get_config("tiny")
     config.init = str(world_model)
