@@ -19,6 +19,7 @@ import io
 import os
 import struct
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +61,11 @@ def read_image(
 
 
 def decode_image(
-    data: bytes, name: str, *, max_pixels: int = MAX_PIXELS
+    data: bytes,
+    name: str,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    formats: Sequence[str] | None = None,
 ) -> UInt8[np.ndarray, "H W 3"]:
     """Reads a picture that is in memory, by the same rules.
 
@@ -68,37 +73,55 @@ def decode_image(
         data: the bytes of a file.
         name: what it is called in messages.
         max_pixels: larger pictures are refused, before any pixel is decoded.
+        formats: those that are taken, by Pillow's names; None takes all. For files of strangers:
+            icons are decoded before their size is known, and EPS starts another program.
     Returns:
         UInt8[H W 3] in [0, 255], sRGB.
     Raises:
         UserError: when it is no picture, damaged or too large.
     """
-    return np.array(decode_picture(data, name, max_pixels=max_pixels))
+    return np.array(decode_picture(data, name, max_pixels=max_pixels, formats=formats))
 
 
-def decode_picture(data: bytes, name: str, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def decode_picture(
+    data: bytes,
+    name: str,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    formats: Sequence[str] | None = None,
+) -> Image.Image:
     """Does what `decode_image` does, and leaves the pixels with Pillow: mode "RGB".
 
     For those who hand them on to Pillow: the way through an array is four copies.
     """
     if not data:
         raise UserError(f"{name}: the file is empty; copy or download it again")
-    return _read(io.BytesIO(data), name, max_pixels)
+    return _read(io.BytesIO(data), name, max_pixels, formats)
 
 
-def _read(file: Path | io.BytesIO, name: str | Path, max_pixels: int) -> Image.Image:
+def _read(
+    file: Path | io.BytesIO,
+    name: str | Path,
+    max_pixels: int,
+    formats: Sequence[str] | None = None,
+) -> Image.Image:
+    if formats is not None:
+        # Which formats there are depends on how Pillow was built.
+        Image.init()
+        formats = [kind for kind in formats if kind in Image.OPEN]
     try:
         # Pillow warns at its own size limit; ours decides.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(file) as picture:
+            with Image.open(file, formats=formats) as picture:
                 _check_size(name, picture.size, max_pixels)
                 return _to_rgb(_upright(picture))
     except Image.DecompressionBombError as error:
         raise _too_large(name, "more than Pillow allows", max_pixels) from error
     except UnidentifiedImageError as error:
+        which = "Pillow reads" if formats is None else "is taken here"
         raise UserError(
-            f"{name}: not a picture in a format that Pillow reads; convert it to PNG or JPEG"
+            f"{name}: not a picture in a format that {which}; convert it to PNG or JPEG"
         ) from error
     except UserError:
         raise

@@ -13,10 +13,13 @@ from openseg_jax.inputs.images import decode_image
 from openseg_jax.inputs.labels import merge_duplicates, parse_labels
 from openseg_jax.types import UInt8
 
-__all__ = ["BACKGROUNDS", "Limits", "background_of", "labels_of", "picture_of"]
+__all__ = ["BACKGROUNDS", "FORMATS", "Limits", "background_of", "labels_of", "picture_of"]
 
 BACKGROUNDS = ("default", "none", "own texts")
 """Choices for the texts that may take pixels unreported."""
+
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "JPEG2000", "PPM")
+"""Of uploads, by Pillow's names: it decodes them itself, and not before it tells their size."""
 
 _SHOWN = 60
 
@@ -44,9 +47,10 @@ class Limits:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if not value > 0:
+            if not 0 < value < math.inf:
                 flag = "--max-" + field.name.removeprefix("max_").replace("_", "-")
-                raise expected(flag, "more than 0", str(value), f"the default is {field.default}")
+                want = "more than 0 and finite"
+                raise expected(flag, want, str(value), f"the default is {field.default}")
 
     @property
     def upload_bytes(self) -> int:

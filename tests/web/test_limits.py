@@ -1,15 +1,23 @@
 """What visitors may send: labels, backgrounds, pictures; every bound, one past it."""
 
+import io
 import struct
 import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 
 from openseg_jax.errors import UserError
 from openseg_jax.web.examples import example, examples
-from openseg_jax.web.limits import Limits, background_of, labels_of, picture_of, shown
+from openseg_jax.web.limits import (
+    FORMATS,
+    Limits,
+    background_of,
+    labels_of,
+    picture_of,
+    shown,
+)
 
 SMALL = Limits(upload_mb=0.1, megapixels=0.05, labels=4, label_chars=10, text_chars=60)
 
@@ -101,6 +109,46 @@ def test_a_bomb_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
     path.write_bytes(bomb(9000, 9000))  # below what Pillow itself warns of
     with pytest.raises(UserError, match="at most 25 million pixels, got 9000x9000"):
         picture_of(path, "bomb.png", Limits())
+
+
+def icon(side):
+    """An icon that says 16×16, and holds a PNG of `side` pixels a side."""
+    file = io.BytesIO()
+    Image.new("RGB", (side, side), (9, 8, 7)).save(file, "PNG")
+    png = file.getvalue()
+    return struct.pack("<HHHBBBBHHII", 0, 1, 1, 16, 16, 0, 0, 1, 24, len(png), 22) + png
+
+
+@pytest.mark.filterwarnings("ignore:Image was not the expected size")
+def test_formats_that_decode_before_they_tell_their_size_are_refused(tmp_path, monkeypatch):
+    path = tmp_path / "a.ico"
+    path.write_bytes(icon(400))
+    assert Image.open(path).size == (400, 400)  # decoded by now
+
+    def decoded(*args, **kwargs):
+        raise AssertionError("the picture was decoded")
+
+    monkeypatch.setattr(Image.Image, "load", decoded)
+    with pytest.raises(UserError, match=r"a\.ico: not a picture in a format that is taken here"):
+        picture_of(path, "a.ico", SMALL)
+
+
+def test_formats_that_start_another_program_are_refused(tmp_path):
+    path = tmp_path / "a.eps"
+    Image.new("RGB", (8, 8)).save(path)
+    with pytest.raises(UserError, match=r"a\.eps: not a picture in a format that is taken here"):
+        picture_of(path, "a.eps", SMALL)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_the_usual_formats_are_taken(tmp_path, kind):
+    Image.init()
+    if kind not in Image.SAVE or (kind == "AVIF" and not features.check("avif")):
+        pytest.skip(f"this Pillow does not write {kind}")
+    path = tmp_path / "picture"
+    Image.new("RGB", (24, 16), (200, 30, 30)).save(path, kind)
+    image = picture_of(path, "picture", SMALL)
+    assert image.shape == (16, 24, 3) and image[8, 12, 0] > 150 > image[8, 12, 1]
 
 
 def test_names_of_files_make_one_short_line():
