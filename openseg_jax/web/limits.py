@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from pathlib import Path
 
@@ -96,6 +97,8 @@ def picture_of(
 ) -> UInt8[np.ndarray, "H W 3"]:
     """Reads an upload, by the rules of `inputs.images`; nothing is decoded that is too large.
 
+    Only `FORMATS` are taken.
+
     Args:
         path: of the file, chosen by the server.
         name: what the visitor calls it, for messages alone.
@@ -116,7 +119,8 @@ def picture_of(
         raise UserError(
             f"{name}: the upload is no longer here; choose the picture again"
         ) from error
-    return decode_image(data, name, max_pixels=int(limits.megapixels * 1_000_000))
+    most = int(limits.megapixels * 1_000_000)
+    return decode_image(data, name, max_pixels=most, formats=FORMATS)
 
 
 def shown(text: str) -> str:

@@ -67,8 +67,8 @@ def free_port(host: str, port: int) -> int:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
             return int(probe.getsockname()[1])
-    except OSError as error:
-        reason = error.strerror or str(error)
+    except (OSError, UnicodeError) as error:  # the latter for what can be no name of a host
+        reason = getattr(error, "strerror", None) or str(error)
         raise UserError(
             f"--host, --port: cannot listen on {host}:{port} ({reason}); try --port 0, which "
             "takes a free one"

@@ -51,6 +51,26 @@ def test_gradio_is_asked_for_by_its_command(capsys, monkeypatch, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_ended_while_it_loads_it_leaves_no_folder(monkeypatch, tmp_path):
+    pytest.importorskip("gradio", reason="pip install 'openseg_jax[web]'")
+    # Another signal stands in: before the handler is ours, this one would end the tests.
+    before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    monkeypatch.setattr(signal, "SIGTERM", signal.SIGUSR1)
+
+    def slow(options, folder):
+        (folder / "upload").write_text("x")
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("it went on")
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(server, "_launch", slow)
+    monkeypatch.setattr(server, "_environment", lambda folder: None)
+    with pytest.raises(SystemExit) as left:
+        server.serve(Options(), ready=lambda url: None)
+    assert left.value.code == 0 and not list(tmp_path.iterdir())
+    assert signal.signal(signal.SIGUSR1, before) == signal.SIG_IGN
+
+
 def test_a_port_that_is_taken():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
