@@ -84,6 +84,7 @@ def serve(options: Options, *, ready: Callable[[str], None]) -> None:
     Raises:
         UserError: without gradio, for weights that cannot be loaded, or a port that is taken.
     """
+    previous = signal.signal(signal.SIGTERM, _leave)
     folder = Path(tempfile.mkdtemp(prefix="openseg_serve_"))
     try:
         _environment(folder)
@@ -93,17 +94,20 @@ def serve(options: Options, *, ready: Callable[[str], None]) -> None:
             raise UserError(
                 f"openseg serve needs gradio ({error}); pip install 'openseg_jax[web]'"
             ) from error
-        ended = threading.Event()
         page, url = _launch(options, folder)
-        previous = signal.signal(signal.SIGTERM, lambda *_: ended.set())
         try:
             ready(url)
-            ended.wait()
+            threading.Event().wait()
         finally:
-            signal.signal(signal.SIGTERM, previous)
             page.close(verbose=False)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _leave(*_: Any) -> None:
+    """Ends the process by way of every `finally`, also while weights are still being loaded."""
+    raise SystemExit(0)
 
 
 def _environment(folder: Path) -> None:

@@ -1,12 +1,15 @@
 """`openseg serve` before it serves: mistakes of the person who starts it make one line."""
 
 import builtins
+import os
+import signal
 import socket
 
 import pytest
 
 from openseg_jax.cli.main import main
 from openseg_jax.errors import UserError
+from openseg_jax.web import server
 from openseg_jax.web.server import Options, free_port
 
 
@@ -28,6 +31,7 @@ def fails(capsys, *words):
         (["--max-labels", "0"], "--max-labels: expected more than 0"),
         (["--max-side", "0"], "--max-side: expected more than 0"),
         (["--max-upload-mb", "nan"], "--max-upload-mb: expected more than 0"),
+        (["--max-upload-mb", "inf"], "--max-upload-mb: expected more than 0 and finite, got inf"),
         (["--hosst", "x"], "did you mean --host?"),
         (["photo.jpg"], "unknown argument 'photo.jpg'"),
     ],
@@ -84,6 +88,8 @@ def test_a_port_that_is_taken():
 def test_a_host_of_another_machine():
     with pytest.raises(UserError, match=r"cannot listen on 192\.0\.2\.1:7860"):
         free_port("192.0.2.1", 7860)
+    with pytest.raises(UserError, match="cannot listen on xxxx"):
+        free_port("x" * 70, 0)  # no name of a host
 
 
 def test_the_page_is_for_this_machine_unless_told_otherwise():
