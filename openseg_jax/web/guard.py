@@ -6,6 +6,7 @@ The guard stands before it and lets through what the page uses.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import threading
@@ -39,6 +40,9 @@ BODY_BYTES = 1_000_000
 
 FORM_BYTES = 65_536
 """What a form adds to the file in it."""
+
+LEAST_BYTES = 65_536
+"""What a smaller upload counts as, among all uploads."""
 
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
@@ -85,13 +89,17 @@ def _inside(path: str, folder: Path) -> bool:
     return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
-def sweep(folder: Path, most: int) -> None:
-    """Removes the oldest uploads until a folder holds at most `most` bytes."""
+def sweep(folder: Path, most: int, *, least: int = LEAST_BYTES) -> None:
+    """Removes the oldest uploads until a folder holds at most `most` bytes.
+
+    A smaller file counts as `least` bytes, so that the number of files is bounded too.
+    """
     files = []
     for path in folder.rglob("*"):
         try:
             if path.is_file():
-                files.append((path.stat().st_mtime, path.stat().st_size, path))
+                about = path.stat()
+                files.append((about.st_mtime, max(about.st_size, least), path))
         except OSError:
             continue  # another request has removed it meanwhile
     total = sum(size for _, size, _ in files)
@@ -99,6 +107,9 @@ def sweep(folder: Path, most: int) -> None:
         if total <= most:
             return
         path.unlink(missing_ok=True)
+        if path.parent != folder:  # each upload has a folder of its own
+            with contextlib.suppress(OSError):
+                path.parent.rmdir()
         total -= size
 
 

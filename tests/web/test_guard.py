@@ -141,7 +141,19 @@ def test_the_oldest_uploads_go_first(tmp_path):
         path.parent.mkdir()
         path.write_bytes(bytes(100))
         os.utime(path, (i, i))
-    sweep(tmp_path, 500)
+    sweep(tmp_path, 500, least=1)
     assert len(list(tmp_path.rglob("*.png"))) == 5
-    sweep(tmp_path, 250)
-    assert sorted(p.parent.name for p in tmp_path.rglob("*.png")) == ["3", "4"]
+    sweep(tmp_path, 250, least=1)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["3", "4"]
+
+
+def test_uploads_without_a_byte_are_bounded_too(tmp_path):
+    for i in range(40):
+        (tmp_path / str(i)).mkdir()
+        (tmp_path / str(i) / "x.png").touch()
+    (tmp_path / "half").touch()  # one that is being written lies beside the folders
+    sweep(tmp_path, 10 * guard.LEAST_BYTES)
+    assert len(list(tmp_path.rglob("*.png"))) <= 10
+    assert len(list(tmp_path.iterdir())) <= 11
+    sweep(tmp_path, 0)
+    assert tmp_path.is_dir() and not list(tmp_path.iterdir())
