@@ -208,6 +208,17 @@ def test_visitors_see_names_of_models_and_never_paths(tmp_path):
             models.clip(name)
 
 
+@pytest.mark.parametrize("given", [".", "..", "mine", "./mine"])
+def test_a_model_of_this_folder_spoils_no_sentence(tmp_path, monkeypatch, given):
+    (tmp_path / "here" / "mine").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    models = Models(allowed([given]))
+    said = "labels: expected at most 0.5 of mine, got 1.5; see it..."
+    assert models.veiled(said) == said
+    inside = (tmp_path / "here" / given).resolve()
+    assert models.veiled(f"{inside}/x") == f"{inside.name}/x"
+
+
 def test_the_models_used_last_are_kept():
     loaded = []
 
