@@ -90,10 +90,10 @@ class Models:
             UserError: for unknown names or settings, or weights that cannot serve the method. Of
                 a path that a visitor must not see, its shown name is told.
         """
-        settings, source = dict(settings), settings.get("sam")
-        if source and self._sam and self._sam[0] == source:
+        settings, source, last = dict(settings), settings.get("sam"), self._sam
+        if source and last and last[0] == source:
             # Other thresholds do not load SAM again.
-            settings["masks"] = self._sam[1]
+            settings["masks"] = last[1]
         try:
             segmenter = api.load(method, self.clip(name), api.frozen_settings(settings))
         except UserError as error:
@@ -111,7 +111,9 @@ class Models:
         if isinstance(data, str):
             for name, path in {**self.table, **self.sam}.items():
                 for form in (os.path.abspath(path), path) if os.path.exists(path) else (path,):
-                    data = data.replace(form, name)
+                    # "." and names without a folder tell nothing, and stand in any sentence.
+                    if os.sep in form:
+                        data = data.replace(form, name)
         return data
 
 
