@@ -22,7 +22,7 @@ CANVAS = 128
 and padding changes nothing."""
 
 LABEL_PIXELS = 80_000_000
-"""Labels times segmented pixels of one request: each label has a map of float32."""
+"""Labels and own background texts, times segmented pixels: each has a map of float32."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -97,10 +97,13 @@ def _check_memory(task: Task, limit: int) -> None:
         raise expected("longest side", "at least 1 pixel", str(limit), "move the slider")
     height, width = task.image.shape[:2]
     scale = min(1.0, limit / max(height, width))
+    rivals = len(task.background or ())
+    texts = len(task.names) + rivals
     pixels = height * width * scale**2
-    if len(task.names) * pixels > LABEL_PIXELS:
-        side = int(max(height, width) * scale * (LABEL_PIXELS / (len(task.names) * pixels)) ** 0.5)
+    if texts * pixels > LABEL_PIXELS:
+        side = int(max(height, width) * scale * (LABEL_PIXELS / (texts * pixels)) ** 0.5)
+        said = f"{len(task.names)} and {rivals} of the background" if rivals else len(task.names)
         raise UserError(
-            f"labels: {len(task.names)} at {limit} pixels need too much memory at once; move "
+            f"labels: {said} at {limit} pixels need too much memory at once; move "
             f"'Longest side' to {side} or less, or give fewer labels"
         )

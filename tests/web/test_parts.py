@@ -262,6 +262,14 @@ def test_labels_times_pixels_are_bounded(monkeypatch):
         segment(task, Models({"miniature": "miniature"}), Programs())
 
 
+def test_own_background_texts_count_as_labels_do(monkeypatch):
+    monkeypatch.setattr(Models, "segmenter", lambda *args: FakeSegmenter())
+    image, texts = np.zeros((900, 900, 3), np.uint8), [f"n{i}" for i in range(50)]
+    task = Task(image, texts, max_side=900, background=[f"b{i}" for i in range(206)])
+    with pytest.raises(UserError, match=r"labels: 50 and 206 of the background .* to 559 or less"):
+        segment(task, Models({"miniature": "miniature"}), Programs())
+
+
 def test_bars_and_numbers():
     assert (
         html.number(0.004) == "&lt; 0.01"
