@@ -12,7 +12,9 @@ Apache-2.0; that of the weights is in manifest.json.
 from __future__ import annotations
 
 import argparse
+import io
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,6 +47,44 @@ def _arguments() -> argparse.ArgumentParser:
     return parser
 
 
+def _stems(images: Sequence[str], out: Path) -> list[Path]:
+    """Chooses where each picture's results go: no two at one place, and none on a picture."""
+    given, stems = {Path(image).resolve() for image in images}, []
+    for image in images:
+        stem, number = out / Path(image).stem, 1
+        while stem in stems:
+            number += 1
+            stem = out / f"{Path(image).stem}_{number}"
+        for end in (".png", ".json"):
+            target = stem.with_name(stem.name + end)
+            if target.resolve() in given:
+                raise ExportError(
+                    f"{target}: a result would replace it; choose another folder by -o"
+                )
+        stems.append(stem)
+    return stems
+
+
+def _masks(path: str) -> np.ndarray:
+    try:
+        masks = np.load(path)
+    except Exception as error:  # NumPy raises whatever it meets in what it cannot read
+        raise ExportError(f"{path}: cannot be read as an .npy file ({error})") from error
+    if not isinstance(masks, np.ndarray) or masks.dtype.kind not in "buif":
+        raise ExportError(f"{path}: expected an .npy file of one array of numbers; save it so")
+    return masks
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Writes a file aside and renames it, so that nobody ever sees half of it."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        aside.write_bytes(data)
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
 def _save(result: Result, stem: Path) -> None:
     """Writes STEM.png (pixel i is label i) and STEM.json."""
     many = len(result.names) > 255
@@ -55,7 +95,9 @@ def _save(result: Result, stem: Path) -> None:
         colours = (np.arange(256)[:, None] * [97, 57, 151] % 256).astype(np.uint8)
         picture.putpalette(colours.tobytes())
     stem.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(stem.with_name(stem.name + ".png"))
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    _write(stem.with_name(stem.name + ".png"), file.getvalue())
     counts = np.bincount(result.labels.ravel(), minlength=len(result.names) + 1)
     share = (counts / result.labels.size).tolist()
     rows = [
@@ -69,21 +111,21 @@ def _save(result: Result, stem: Path) -> None:
         for i, name in enumerate(result.names)
     ]
     text = json.dumps(rows, ensure_ascii=False, indent=1) + "\n"
-    stem.with_name(stem.name + ".json").write_text(text, encoding="utf-8")
+    _write(stem.with_name(stem.name + ".json"), text.encode())
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Segments the pictures; returns 0, or 2 for a mistake in what was given."""
     args = _arguments().parse_args(argv)
     try:
+        stems = _stems(args.images, Path(args.out))
         model = Exported(args.model)
         names = None if args.labels is None else parse_labels(args.labels)
         background = None if args.background is None else parse_labels(args.background)
-        masks = None if args.masks is None else np.load(args.masks)
+        masks = None if args.masks is None else _masks(args.masks)
         words = model.classes(names, background)
-        for image in args.images:
+        for image, stem in zip(args.images, stems, strict=True):
             result = model.picture(image, words, masks=masks)
-            stem = Path(args.out) / Path(image).stem
             _save(result, stem)
             found = ", ".join(f"{name} {result.scores[name]:.2f}" for name in result.kept)
             sys.stdout.write(f"{image}: {found or 'nothing found'} -> {stem}.png, {stem}.json\n")

@@ -15,6 +15,7 @@ from openseg_jax.cli.main import main
 from openseg_jax.errors import UserError
 from openseg_jax.export.calls import canvas_size, describe
 from openseg_jax.export.programs import check_platforms
+from openseg_jax.export.reading import Exported, Result
 from openseg_jax.export.run import main as run_main
 from openseg_jax.export.words import ExportError
 from openseg_jax.methods.base import load_segmenter
@@ -211,3 +212,62 @@ def test_run_py_reports_mistakes_in_one_line(exported_folder, tmp_path, capsys):
         assert run_main(["--model", str(exported_folder), *words]) == 2
         said = capsys.readouterr().err
         assert said.startswith("run.py:") and said.count("\n") == 1
+
+
+def _answers(self, image, words, masks=None):
+    return Result(np.zeros((2, 2), np.int32), ("zebra",), {"zebra": 0.5}, ("zebra",))
+
+
+@needs_flatbuffers
+def test_run_py_replaces_neither_pictures_nor_its_own_results(
+    exported_folder,  # noqa: F811
+    tmp_path,
+    capsys,
+    monkeypatch,
+):
+    monkeypatch.setattr(Exported, "picture", _answers)
+    pictures = [tmp_path / name / "p.png" for name in ("a", "b")]
+    for path in pictures:
+        path.parent.mkdir()
+        path.write_bytes(b"mine")
+    words = ["--model", str(exported_folder), *map(str, pictures), "-o"]
+    assert run_main([*words, str(tmp_path / "out")]) == 0
+    made = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert made == ["p.json", "p.png", "p_2.json", "p_2.png"]
+    capsys.readouterr()
+    assert run_main([*words, str(tmp_path / "b")]) == 2
+    assert "a result would replace it" in capsys.readouterr().err
+    assert all(path.read_bytes() == b"mine" for path in pictures)
+    assert [path.name for path in (tmp_path / "b").iterdir()] == ["p.png"]
+
+
+@needs_flatbuffers
+def test_run_py_leaves_no_half_of_a_file(exported_folder, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(Exported, "picture", _answers)
+
+    def full(self, data):
+        with self.open("wb") as file:
+            file.write(data[: len(data) // 2])
+        raise OSError(28, "No space left on device")
+
+    words = ["--model", str(exported_folder), "p.png", "-o", str(tmp_path)]
+    assert run_main(words) == 0
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+    assert run_main(words) == 2
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@needs_flatbuffers
+@pytest.mark.parametrize("kind", ["text", "empty", "npz", "words"])
+def test_run_py_names_masks_that_are_none(exported_folder, tmp_path, capsys, kind):  # noqa: F811
+    path = tmp_path / "masks.npy"
+    path.write_text("masks" if kind == "text" else "")
+    if kind == "npz":
+        with path.open("wb") as file:
+            np.savez(file, a=np.zeros(3))
+    elif kind == "words":
+        np.save(path, np.array(["a"]))
+    assert run_main(["--model", str(exported_folder), "p.png", "--masks", str(path)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"run.py: {path}: ") and said.count("\n") == 1
