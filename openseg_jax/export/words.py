@@ -74,9 +74,10 @@ def tokens_of(about: dict[str, Any], folder: Path) -> Callable[[str], np.ndarray
             drop = str.maketrans("", "", string.punctuation)
             text = " ".join(text.replace("_", " ").translate(drop).lower().split())
         head = [] if about["start"] is None else [about["start"]]
-        ids = [*head, *tokens(text), about["end"]]
+        tail = [] if about["end"] is None else [about["end"]]
+        ids = [*head, *tokens(text), *tail]
         if len(ids) > context:
-            ids = [*ids[: context - 1], about["end"]]
+            ids = [*ids[: context - len(tail)], *tail]
         return np.asarray(ids + [about["pad"]] * (context - len(ids)), np.int32)
 
     return row

@@ -19,7 +19,7 @@ from openseg_jax.methods.clip_dense_config import ClipDenseConfig
 from openseg_jax.methods.maft_config import MaftConfig
 from openseg_jax.methods.segclip_config import SegClipConfig
 from openseg_jax.text.classifier import encode_texts
-from openseg_jax.text.tokenizer import load_tokenizer, openai_tokenizer
+from openseg_jax.text.tokenizer import HfTokenizer, load_tokenizer, openai_tokenizer
 from openseg_jax.weights.load import load_clip
 
 NAMES = ["zebra, lemon", "grass", "scene"]
@@ -97,7 +97,10 @@ def test_car(clip, background, raw):
 
 
 def test_tokens_are_the_tokenizers(clip, tmp_path):
-    for tokenizer in (clip.tokenizer, openai_tokenizer(16)):
+    first = clip.tokenizer.start
+    # LiT's rows have no end.
+    endless = HfTokenizer(clip.tokenizer.pipeline, context=8, start=first, end=None, pad=0)
+    for tokenizer in (clip.tokenizer, openai_tokenizer(16), endless):
         tokenizer.save(tmp_path)
         about = {**tokenizer.to_dict(), "file": "tokenizer.json"}
         texts = ["a photo of a Zebra.", "", "grass " * 40, "naïve café, 3 of them"]
