@@ -40,7 +40,10 @@ def parse_labels(text: str) -> list[str]:
     """Splits "zebra, grass" into labels; one that holds a comma is written in double quotes."""
     names: dict[str, str] = {}
     for line in text.splitlines():
-        cells = next(csv.reader([line], skipinitialspace=True), [])
+        if line.count('"') % 2:
+            raise ExportError(f"labels: a double quote is never closed in {line[:60]!r}")
+        reader = csv.reader([line], skipinitialspace=True, escapechar="\\", doublequote=False)
+        cells = next(reader, [])
         for name in (" ".join(cell.split()) for cell in cells):
             names.setdefault(name.casefold(), name)
     return [name for name in names.values() if name]

@@ -113,9 +113,14 @@ def test_tokens_are_the_tokenizers(clip, tmp_path):
 
 
 def test_labels_are_read_as_by_the_command_line():
-    text = 'zebra,  "person, people" , Zebra,, tall\tgrass\nsky'
+    text = 'zebra,  "person, people" , Zebra,, tall\tgrass\nsky, a\\,b, "c"'
     wanted, _ = library_labels.merge_duplicates(library_labels.parse_labels(text))
     assert parse_labels(text) == wanted
+
+
+def test_a_quote_that_is_never_closed_is_told():
+    with pytest.raises(ExportError, match="never closed"):
+        parse_labels('zebra, "grass')
 
 
 def test_too_many_names_are_refused(clip):
