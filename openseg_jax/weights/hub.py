@@ -139,7 +139,7 @@ def pull(repo: str, *, revision: str | None = None, api: Any = None) -> Pulled:
         api: an `HfApi`; None makes one.
 
     Returns:
-        The files in the cache. Where the hub cannot be reached they are what is there already.
+        The files in the cache. Where the hub cannot be reached they are those there, if whole.
 
     Raises:
         UserError: for no such repository, no access, no network and nothing in the cache, or
@@ -192,8 +192,14 @@ def _cached(api: Any, name: str, revision: str) -> Pulled | None:
         folder = Path(api.snapshot_download(name, revision=revision, local_files_only=True))
     except Exception:  # not here; why does not matter, the network's error is what is told
         return None
-    files = sorted(file.name for file in folder.iterdir() if file.is_file())
-    return Pulled(name, revision, folder, tuple(files)) if files else None
+    there = {file.name: None for file in folder.iterdir() if file.is_file()}
+    try:
+        files = _wanted(folder, there, name)
+        if is_ours(_config(folder)):
+            check_folder(folder)
+    except UserError:  # a part, as a pull leaves it that was interrupted
+        return None
+    return Pulled(name, revision, folder, tuple(files))
 
 
 def _wanted(folder: Path, listed: Mapping[str, Any], name: str) -> list[str]:

@@ -188,7 +188,18 @@ def test_without_a_network_the_cache_serves(folder, api):
     first = hub.pull(REPO, api=api)
     api.fails = {"model_info": ConnectionError("no route")}
     again = hub.pull(REPO, api=api)
-    assert again.folder == first.folder and set(first.files) <= set(again.files)
+    assert again.folder == first.folder and sorted(again.files) == sorted(first.files)
+
+
+@pytest.mark.parametrize("gone", ["model.safetensors", "tokenizer.json"])
+def test_a_part_in_the_cache_is_no_model(folder, api, gone):
+    push(folder, api)
+    first = hub.pull(REPO, api=api)
+    (first.folder / gone).unlink()
+    (first.folder / "vocab.txt").write_text("of another program")
+    api.fails = {"model_info": ConnectionError("no route")}
+    with pytest.raises(UserError, match="no network to the hub"):
+        hub.pull(REPO, api=api)
 
 
 @pytest.mark.parametrize(
