@@ -16,7 +16,7 @@ from openseg_jax.weights.folder import CONFIG_FILE, FORMAT, read_json, save_fold
 from openseg_jax.weights.load import load_clip, resize_clip
 from openseg_jax.weights.loaded import LoadedClip
 from openseg_jax.weights.npz import is_npz
-from openseg_jax.weights.npz_about import write_about
+from openseg_jax.weights.npz_about import ABOUT_FILE, about_folder, check_about, write_about
 from openseg_jax.weights.report import Report
 from openseg_jax.weights.safetensors import STORAGE
 
@@ -70,6 +70,19 @@ def check_target(src: str, dst: str) -> None:
     if Path(src).exists() and path.resolve() == Path(src).resolve():
         raise UserError(f"{dst}: source and target are the same; name another folder")
     if path.suffix == ".npz" and is_npz(path):
+        if not (about_folder(path) / ABOUT_FILE).is_file():
+            raise UserError(
+                f"{dst}: exists, and no {about_folder(path).name} beside it says that it is ours; "
+                "name another file"
+            )
+        return
+    check_folder_target(dst)
+
+
+def check_folder_target(dst: str) -> None:
+    """Raises UserError where a folder cannot be written without destroying something of others."""
+    path = Path(dst)
+    if not path.exists():
         return
     ours = (path / CONFIG_FILE).is_file() and read_json(path / CONFIG_FILE).get("format") == FORMAT
     if not path.is_dir() or (any(path.iterdir()) and not ours):
@@ -121,10 +134,12 @@ def _write_npz(args: argparse.Namespace, loaded: LoadedClip) -> list[str]:
     """Writes FILE.npz and what it cannot hold beside it; returns what to tell the person."""
     path, scan = Path(args.dst), args.layout == "scan"
     check_writable(loaded.config)
+    check_about(path)
+    # The large file first: what a full disk stops has then left nothing behind.
+    save_npz(path, loaded.params, loaded.config, scan=scan, dtype=args.dtype)
     beside = write_about(
         path, loaded.tokenizer, loaded.preprocess, loaded.provenance, loaded.defaults
     )
-    save_npz(path, loaded.params, loaded.config, scan=scan, dtype=args.dtype)
     # big_vision takes only paths with a slash in them.
     where = str(path) if "/" in str(path) else f"./{path}"
     notes = [

@@ -34,6 +34,13 @@ def about_folder(path: Path) -> Path:
     return path.with_suffix(".about")
 
 
+def check_about(path: Path) -> None:
+    """Raises UserError where the folder that goes with the npz file `path` is somebody else's."""
+    folder = about_folder(path)
+    if folder.exists() and not (folder / ABOUT_FILE).is_file():
+        raise UserError(f"{folder}: exists and is not ours; name another npz file")
+
+
 def write_about(
     path: Path,
     tokenizer: Tokenizer,
@@ -46,9 +53,8 @@ def write_about(
     Raises:
         UserError: when another folder of that name is there.
     """
+    check_about(path)
     folder = about_folder(path)
-    if folder.exists() and not (folder / ABOUT_FILE).is_file():
-        raise UserError(f"{folder}: exists and is not ours; name another npz file")
     about = {
         "tokenizer": tokenizer.to_dict(),
         "preprocess": preprocess.to_dict(),

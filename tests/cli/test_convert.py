@@ -5,7 +5,9 @@ import json
 import numpy as np
 import pytest
 
+from openseg_jax.cli import convert
 from openseg_jax.cli import main as cli
+from openseg_jax.errors import UserError
 from openseg_jax.weights.folder import save_folder
 from openseg_jax.weights.load import load_clip
 from tests.weights.tiny import (
@@ -78,6 +80,26 @@ def test_bad_wishes_are_one_line_and_write_nothing(folder, tmp_path, capsys, wor
     assert match in said and said.count("\n") == 1
     assert sorted(tmp_path.rglob("*")) == before
     assert (tmp_path / "text.npz").read_text() == "mine"
+
+
+def test_an_npz_of_somebody_else_is_not_replaced(folder, tmp_path, capsys):
+    path = tmp_path / "theirs.npz"
+    np.savez(path, a=np.zeros(3))
+    before = path.read_bytes()
+    assert cli.main(["convert", str(folder), str(path)]) == 2
+    assert "no theirs.about beside it says that it is ours" in capsys.readouterr().err
+    assert path.read_bytes() == before and not (tmp_path / "theirs.about").exists()
+
+
+def test_a_full_disk_leaves_nothing_beside(folder, tmp_path, capsys, monkeypatch):
+    def full(path, *args, **how):
+        raise UserError(f"{path}: the disk is full")
+
+    monkeypatch.setattr(convert, "save_npz", full)
+    before = sorted(tmp_path.rglob("*"))
+    assert cli.main(["convert", str(folder), str(tmp_path / "x.npz")]) == 2
+    assert "the disk is full" in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_broken_about_is_named(folder, tmp_path, capsys):
