@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ class NpzArray:
         try:
             with zipfile.ZipFile(self.path) as archive, archive.open(self.member) as file:
                 array = np.lib.format.read_array(file, allow_pickle=False).view(self.dtype)
-        except (zipfile.BadZipFile, ValueError, EOFError, OSError) as error:
+        except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError) as error:
             raise _broken(self.path, f"{self.member} damaged") from error
         return array if dtype is None else array.astype(dtype)
 
@@ -76,7 +77,7 @@ def read_npz(path: str | os.PathLike[str]) -> dict[str, NpzArray]:
         raise
     except OSError as error:
         raise UserError(f"{path}: cannot read ({error.strerror}); check the path") from error
-    except (zipfile.BadZipFile, ValueError, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError) as error:
         raise _broken(path, "no zip file, or one cut short") from error
 
 

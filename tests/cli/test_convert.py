@@ -1,6 +1,7 @@
 """`openseg convert` to and from big_vision's npz files."""
 
 import json
+import struct
 
 import numpy as np
 import pytest
@@ -100,6 +101,22 @@ def test_a_full_disk_leaves_nothing_beside(folder, tmp_path, capsys, monkeypatch
     assert cli.main(["convert", str(folder), str(tmp_path / "x.npz")]) == 2
     assert "the disk is full" in capsys.readouterr().err
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_damaged_npz_is_named(folder, tmp_path, capsys):
+    path = tmp_path / "x.npz"
+    assert cli.main(["convert", str(folder), str(path)]) == 0
+    with np.load(path) as file:
+        arrays = dict(file)
+    np.savez_compressed(path, **arrays)
+    data = bytearray(path.read_bytes())
+    # Behind the name in the first header begins what is packed; no packing begins like this.
+    data[30 + sum(struct.unpack("<HH", data[26:30]))] = 0xFF
+    path.write_bytes(data)
+    capsys.readouterr()
+    assert cli.main(["convert", str(path), str(tmp_path / "back")]) == 2
+    said = capsys.readouterr().err
+    assert "expected a complete npz file" in said and said.count("\n") == 1
 
 
 def test_a_broken_about_is_named(folder, tmp_path, capsys):
