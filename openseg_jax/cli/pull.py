@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from openseg_jax.cli.convert import check_target
+from openseg_jax.cli.convert import check_folder_target
 from openseg_jax.weights import hub
 from openseg_jax.weights.folder import CONFIG_FILE, read_json
 
@@ -24,10 +24,11 @@ def run(args: argparse.Namespace) -> int:
     """Downloads, checks, copies, and says what came."""
     repo = args.repo.removeprefix(hub.PREFIX)
     if args.revision:
-        hub.parse_name(f"{repo.partition('@')[0]}@{args.revision}")
+        repo = f"{repo.partition('@')[0]}@{args.revision}"
+    hub.parse_name(repo)
     if args.folder:
-        check_target("", args.folder)
-    pulled = hub.pull(repo, revision=args.revision)
+        check_folder_target(args.folder)
+    pulled = hub.pull(repo)
     if args.folder:
         pulled.copy_to(Path(args.folder))
     place = args.folder or pulled.folder

@@ -116,6 +116,23 @@ def test_a_failed_pull_leaves_the_older_folder(api, folder, tmp_path, capsys):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["cache", "mu", "target"]
 
 
+def test_a_revision_is_kept_in_what_to_type_next(api, folder, tmp_path, capsys):
+    assert cli.main(["push", str(folder), "jane/mu", "--saw", "x"]) == 0
+    for words in (["jane/mu", "--revision", "v1"], ["hf:jane/mu@v1"]):
+        capsys.readouterr()
+        assert cli.main(["pull", *words]) == 0
+        assert "--model hf:jane/mu@v1\n" in capsys.readouterr().out
+
+
+def test_a_pull_replaces_no_file(api, folder, tmp_path, capsys):
+    np.savez(tmp_path / "mine.npz", a=np.zeros(3))
+    before = (tmp_path / "mine.npz").read_bytes()
+    assert cli.main(["push", str(folder), "jane/mu", "--saw", "x"]) == 0
+    assert cli.main(["pull", "jane/mu", str(tmp_path / "mine.npz")]) == 2
+    assert "exists and is no model folder of ours" in capsys.readouterr().err
+    assert (tmp_path / "mine.npz").read_bytes() == before
+
+
 def report(folder, path, fingerprint):
     from openseg_jax.eval.report import write_reports
     from openseg_jax.eval.result import Result
