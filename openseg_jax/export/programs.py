@@ -126,7 +126,8 @@ def text_program(tower: Tower, platforms: Sequence[str]) -> Program:
     """Exports a text tower: (params, {"ids": Int32[n l]}) → {"vectors": Float32[n E]}."""
     clip = tower.clip
     model = TextTransformer(clip.config.text, clip.config.embed_dim, jnp.dtype("float32"))
-    context = clip.config.text.context
+    # LiT reads shorter rows than its table of positions has.
+    context = clip.tokenizer.context
     open_length = bool(lengths_of(tower))
     inputs = {"ids": ("int32", "n, l" if open_length else f"n, {context}")}
     limits = [f"l <= {context}"] if open_length else []

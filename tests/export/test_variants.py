@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import tempfile
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -14,8 +16,10 @@ from openseg_jax.methods.base import load_segmenter
 from openseg_jax.models.generator import init_generator
 from openseg_jax.weights.loaded import LoadedClip
 from openseg_jax.weights.report import Report
+from openseg_jax.weights.vocabulary import bert_vocabulary
 from tests.export.exports import live, needs_flatbuffers, pictures
 from tests.methods.test_proposals_generator import CONFIG
+from tests.weights.lit import LIT_BERT_MU, WORD_PIECES
 from tests.weights.tiny import (
     CLIP_MU,
     PREPROCESS,
@@ -57,11 +61,21 @@ def ensemble():
     return load_segmenter("maft", clip(), size=32, ensemble_weight=0.5, seen=("zebra",))
 
 
+def lit():
+    """Its rows have no end, and are shorter than its table of positions."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "vocab.txt").write_text("\n".join(WORD_PIECES))
+        words = bert_vocabulary(Path(folder) / "lit.npz")
+    params = random_params(LIT_BERT_MU)
+    clip = LoadedClip(LIT_BERT_MU, params, PREPROCESS, words, PROVENANCE, {}, Report("x"))
+    return load_segmenter("clip_dense", clip, short_side=32, background=("of",))
+
+
 def whole():
     return load_segmenter("clip_dense", clip(), mode="whole", background=(), dtype="bfloat16")
 
 
-@pytest.mark.parametrize("make", [two_towers, generator, ensemble, whole])
+@pytest.mark.parametrize("make", [two_towers, generator, ensemble, whole, lit])
 def test_it_does_what_the_segmenter_does(make, tmp_path):
     segmenter = make()
     manifest = export.write(segmenter, tmp_path / "made", size=SIZE)
