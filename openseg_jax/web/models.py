@@ -128,7 +128,7 @@ def drop_programs() -> None:
 
 
 class Programs:
-    """Bounds what is compiled: every size of picture and every setting may need its own programs.
+    """Bounds what is compiled: each size of picture, setting and shape of texts may need programs.
 
     Args:
         most: when more kinds of work than this were seen, all programs are dropped.

@@ -81,8 +81,9 @@ def segment(
     limit = api.side_limit(segmenter, task.image.shape[:2], task.max_side)
     _check_memory(task, limit)
     size = api.pictures.fit_long_side(task.image, limit).shape[:2]
-    new = programs.use(task.method, task.model, tuple(sorted(map(str, settings.items()))), size)
-    say("segmenting" + (" (a new size or setting is compiled first)" if new else ""))
+    chosen = tuple(sorted(map(str, settings.items())))
+    new = programs.use(task.method, task.model, chosen, size, _shape_of_texts(task))
+    say("segmenting" + (" (what is new is compiled first)" if new else ""))
     seen, insides = watched(segmenter, say)
     (result,) = api.segment_batch(
         seen, [task.image], task.names, background=task.background, max_side=task.max_side,
@@ -90,6 +91,13 @@ def segment(
     )  # fmt: skip
     result = dataclasses.replace(result, record=models.veiled(result.record))
     return Answer(result, insides, time.monotonic() - started)
+
+
+def _shape_of_texts(task: Task) -> tuple[int, ...]:
+    """Counts what vocabularies are padded to eights of: texts of one shape share programs."""
+    synonyms = [name.count(",") + 1 for name in task.names]
+    counts = (len(task.names), sum(synonyms), len(task.background or ()))
+    return (max(synonyms), *(-(-count // 8) for count in counts))
 
 
 def _check_memory(task: Task, limit: int) -> None:

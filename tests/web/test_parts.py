@@ -255,6 +255,22 @@ def test_a_task_is_done_as_the_library_does_it(monkeypatch):
     assert fake.calls[0] == fake.calls[1] and any("segmenting" in line for line in lines)
 
 
+def test_other_numbers_of_texts_are_other_kinds_of_work(monkeypatch):
+    monkeypatch.setattr(Models, "segmenter", lambda *args: FakeSegmenter())
+    programs, image = Programs(), np.zeros((8, 8, 3), np.uint8)
+
+    def new(names, background=None):
+        said = []
+        task = Task(image, names, background=background)
+        segment(task, Models({"miniature": "miniature"}), programs, said.append)
+        return any("compiled first" in line for line in said)
+
+    assert new(["red", "green"]) and not new(["red", "green", "blue"])
+    assert new([f"n{i}" for i in range(9)]) and not new([f"n{i}" for i in range(16)])
+    assert new(["red", "green"], ["sky"] * 9) and not new(["red"], [f"b{i}" for i in range(16)])
+    assert new(["red,scarlet"]) and new(["red,scarlet,crimson"]) and not new(["red,rose,ruby"])
+
+
 def test_labels_times_pixels_are_bounded(monkeypatch):
     monkeypatch.setattr(Models, "segmenter", lambda *args: FakeSegmenter())
     task = Task(np.zeros((900, 900, 3), np.uint8), [f"n{i}" for i in range(256)], max_side=900)
