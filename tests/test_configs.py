@@ -79,6 +79,20 @@ def test_file_without_get_config(tmp_path):
         load_config(str(path))
 
 
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("def get_config(arg=''):\n    return x +\n", "line 2: SyntaxError"),
+        ("y = z\n", "NameError: .*'z'"),
+    ],
+)
+def test_a_mistake_in_a_config_file_is_the_persons(tmp_path, text, said):
+    path = tmp_path / "broken.py"
+    path.write_text(text)
+    with pytest.raises(UserError, match=rf"broken\.py.*{said}"):
+        load_config(str(path))
+
+
 def test_settings_override_without_touching_the_config():
     config = load_config("miniature_clip:tiny")
     steps = config.steps

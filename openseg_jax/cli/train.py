@@ -126,7 +126,7 @@ def load_config(text: str, package: str = "openseg_jax.configs") -> ConfigDict:
         spec = importlib.util.spec_from_file_location(f"openseg_config_{path.stem}", path)
         assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        _execute(spec.loader, module, where)
     else:
         folder = Path(importlib.import_module(package).__path__[0])
         known = sorted(p.stem for p in folder.glob("*.py") if p.stem not in ("__init__", "base"))
@@ -152,6 +152,20 @@ def load_config(text: str, package: str = "openseg_jax.configs") -> ConfigDict:
             f"start from {_base(package)}"
         )
     return config
+
+
+def _execute(loader: Any, module: Any, where: str) -> None:
+    """Runs a config file; a mistake in it is the person's, not ours."""
+    try:
+        loader.exec_module(module)
+    except (ImportError, UserError):
+        raise
+    except Exception as error:
+        line = getattr(error, "lineno", None)
+        at = f", line {line}" if line else ""
+        raise UserError(
+            f"{where}{at}: {type(error).__name__}: {error}; correct the file"
+        ) from error
 
 
 def base_config(package: str = "openseg_jax.configs") -> ConfigDict:

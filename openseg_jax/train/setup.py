@@ -26,6 +26,8 @@ TASKS: dict[str, tuple[str, str]] = {
     "maft_stage2": ("openseg_jax.train.setup_maft", "build_stage2"),
 }
 DTYPES: dict[str, Any] = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+# Counts of which there is at least one.
+_COUNTS = ("steps", "accumulate", "checkpoint_every", "keep", "log_every")
 
 
 class Setup(Protocol):
@@ -71,13 +73,18 @@ def build(config: Config, mesh: Mesh | None = None) -> Setup:
             None where nothing is trained.
 
     Raises:
-        UserError: for an unknown name in it.
+        UserError: for an unknown name in it, or a count below 1.
     """
     if config.task.name not in TASKS:
         unknown_name(config.task.name, TASKS, "task")
     if config.dtype not in DTYPES:
         unknown_name(config.dtype, DTYPES, "dtype")
     remat_name(config.remat)
+    for name in _COUNTS:
+        value = config[name]
+        all_kept = name == "keep" and value is None
+        if not all_kept and (value is None or value < 1):
+            raise expected(name, "1 or more", str(value), "correct it")
     module, function = TASKS[config.task.name]
     built = getattr(importlib.import_module(module), function)(config, mesh)
     if config.evaluate.every and not hasattr(built, "evaluator"):

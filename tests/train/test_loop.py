@@ -6,6 +6,7 @@ import pytest
 from openseg_jax.configs.miniature_clip import get_config
 
 from openseg_jax.errors import UserError
+from openseg_jax.train import setup
 from openseg_jax.train.checkpoint import Checkpoints
 from openseg_jax.train.export import exporter
 from openseg_jax.train.loop import TrainingDiverged, train
@@ -79,3 +80,11 @@ def test_export_is_a_folder_that_loads(tmp_path):
     assert "zebra" in loaded.defaults["labels"]
     assert loaded.tokenizer.unknown("a zebra beside a xylophone") == ["beside", "xylophone"]
     assert loaded.preprocess.size == config.model.vision.image_size
+
+
+@pytest.mark.parametrize("name", ["steps", "accumulate", "checkpoint_every", "keep", "log_every"])
+def test_counts_below_one_are_refused_before_anything_is_built(name):
+    config = get_config("tiny")
+    config[name] = 0
+    with pytest.raises(UserError, match=rf"{name}: expected 1 or more, got 0"):
+        setup.build(config)
