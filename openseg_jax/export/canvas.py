@@ -21,10 +21,12 @@ _DAMAGE = (OSError, ValueError, SyntaxError, TypeError, EOFError, Image.Decompre
 
 
 def read_image(path: str | Path) -> np.ndarray:
-    """Reads a picture as upright 8-bit RGB; what is transparent becomes white."""
+    """Reads a picture as upright 8-bit RGB, as the library does but for CMYK's colour profiles."""
     try:
         with Image.open(path) as file:
             picture = ImageOps.exif_transpose(file)
+            if picture.mode.startswith("I") or picture.mode == "F":
+                return _from_deep(np.asarray(picture))
             if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
                 layer = picture.convert("RGBA")
                 white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
@@ -32,6 +34,19 @@ def read_image(path: str | Path) -> np.ndarray:
             return np.array(picture.convert("RGB"))
     except _DAMAGE as error:
         raise ExportError(f"{path}: cannot be read as a picture ({error}); check it") from error
+
+
+def _from_deep(values: np.ndarray) -> np.ndarray:
+    """Brings 16 bits, 32 bits and floats to grey levels: Pillow would cut them off at 255."""
+    grey = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+    low, high = float(grey.min()), float(grey.max())
+    if values.dtype.itemsize == 2:
+        low, high = 0.0, 65535.0
+    elif low >= 0 and high <= 65535:
+        steps = (1.0, 255.0, 65535.0) if values.dtype.kind == "f" else (255.0, 65535.0)
+        low, high = 0.0, next(step for step in steps if high <= step)
+    grey = (grey - low) * (255.0 / max(high - low, 1e-12))
+    return np.repeat(np.round(grey).astype(np.uint8)[..., None], 3, axis=-1)
 
 
 def fit(

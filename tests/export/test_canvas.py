@@ -62,6 +62,22 @@ def test_pictures_are_read_upright_and_on_white(tmp_path):
     assert (read_image(tmp_path / "clear.png") == 255).all()
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.arange(64).astype(np.uint16) * 1000, np.arange(64).astype(np.int32) * 1000,
+        np.arange(64).astype(np.int32) - 30, np.linspace(0, 1, 64, dtype=np.float32),
+        np.array([np.nan, -3, *range(62)], np.float32),
+    ],
+)  # fmt: skip
+def test_deep_pictures_are_read_as_in_the_library(tmp_path, values):
+    path = tmp_path / "deep.tif"
+    Image.fromarray(values.reshape(8, 8)).save(path)
+    wanted = images.read_image(path)
+    assert wanted.min() == 0 and wanted.max() > 200 and len(np.unique(wanted)) > 40
+    np.testing.assert_array_equal(read_image(path), wanted)
+
+
 @pytest.mark.parametrize("content", [b"", b"not a picture", b"\x89PNG\r\n\x1a\n broken"])
 def test_what_is_no_picture_is_named(tmp_path, content):
     path = tmp_path / "bad.png"
