@@ -122,6 +122,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         model = Exported(args.model)
         names = None if args.labels is None else parse_labels(args.labels)
         background = None if args.background is None else parse_labels(args.background)
+        if names and background:
+            taken = {name.casefold() for name in names}
+            background = [text for text in background if text.casefold() not in taken]
         masks = None if args.masks is None else _masks(args.masks)
         words = model.classes(names, background)
         for image, stem in zip(args.images, stems, strict=True):

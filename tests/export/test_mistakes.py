@@ -271,3 +271,13 @@ def test_run_py_names_masks_that_are_none(exported_folder, tmp_path, capsys, kin
     assert run_main(["--model", str(exported_folder), "p.png", "--masks", str(path)]) == 2
     said = capsys.readouterr().err
     assert said.startswith(f"run.py: {path}: ") and said.count("\n") == 1
+
+
+@needs_flatbuffers
+def test_run_py_leaves_labels_out_of_the_background(exported_folder, monkeypatch, tmp_path):  # noqa: F811
+    monkeypatch.setattr(Exported, "picture", _answers)
+    asked = []
+    monkeypatch.setattr(Exported, "classes", lambda self, *words: asked.append(words))
+    words = ["--model", str(exported_folder), "p.png", "-o", str(tmp_path), "--labels", "Grass, a"]
+    assert run_main([*words, "--background", "grass, sky"]) == 0
+    assert asked == [(["Grass", "a"], ["sky"])]
