@@ -77,6 +77,10 @@ def check_folder(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[str
     for key in ("model", "preprocess"):
         if not isinstance(about.get(key), dict):
             raise expected(str(config_file), f"a section {key!r}", "none", "restore it")
+    for key in ("provenance", "defaults"):
+        if not isinstance(about.get(key, {}), dict):
+            got = type(about[key]).__name__
+            raise expected(f"{config_file}: {key}", "an object", got, "restore it")
     Preprocess.from_dict(about["preprocess"])
     load_tokenizer(path, about["tokenizer"])
     spec = param_spec(CLIPConfig.from_dict(about["model"]))

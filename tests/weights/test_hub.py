@@ -232,6 +232,14 @@ def test_a_config_of_another_size_is_not_pushed(folder):
         check_folder(folder)
 
 
+@pytest.mark.parametrize("key", ["provenance", "defaults"])
+def test_a_config_with_a_section_of_another_kind_is_named(folder, key):
+    about = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**about, key: ["x"]}))
+    with pytest.raises(UserError, match=f"{key}: expected an object, got list"):
+        check_folder(folder)
+
+
 def test_the_card_is_yaml_whatever_the_words_are():
     yaml = pytest.importorskip("yaml", reason="pip install pyyaml")
     words = {
