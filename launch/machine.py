@@ -101,8 +101,13 @@ RUN = """
 # Passes a request to stop on to the processes, which save a checkpoint and end.
 end() {
   touch stopped
-  for pid in ${pids[@]+"${pids[@]}"}; do kill -TERM "$pid" 2>/dev/null; done
+  # A name of its own: it may come in the middle of another loop over `pid`.
+  for process in ${pids[@]+"${pids[@]}"}; do kill -TERM "$process" 2>/dev/null; done
 }
+
+# A shell that has just been forked loses signals until it has let go of our traps: it asks here
+# before it becomes a process of the run.
+wanted() { [ ! -e stopped ] || exit 143; }
 
 # Waits for the processes; when one fails, the others get a minute, for they wait for it.
 wait_for_all() {
@@ -168,6 +173,15 @@ run() {
 """
 
 VERBS = """
+# Prints what the log has beyond the `seen` bytes. A follower beside it would not know which line is
+# the last, and lose it when it is ended too soon.
+news() {
+  size=$(wc -c < log.txt)
+  [ "$size" -gt "$seen" ] || return 0
+  tail -c "+$((seen + 1))" log.txt | head -c "$((size - seen))"
+  seen=$size
+}
+
 case ${1:-} in
   setup) setup ;;
   run) run ;;
@@ -194,11 +208,9 @@ case ${1:-} in
   logs) touch log.txt && exec tail -n 200 -F log.txt ;;
   wait)
     touch log.txt
-    tail -n +1 -F log.txt &
-    follower=$!
-    while alive; do sleep 1; done
-    sleep 1
-    kill "$follower"
+    seen=0
+    while alive; do news; sleep 1; done
+    news
     exit "$(cat exit 2>/dev/null || echo 1)"
     ;;
   stop)
@@ -239,7 +251,8 @@ def _processes(machine: Machine) -> str:
     for place, argv in enumerate(machine.processes):
         log = f'"$PWD/log_{place}.txt"' if place else '"$log"'
         line = " ".join(_word(word) for word in argv)
-        lines.append(f"  (cd {shlex.quote(machine.folder)} && exec {line}) >> {log} 2>&1 &")
+        line = f"wanted && cd {shlex.quote(machine.folder)} && exec {line}"
+        lines.append(f"  ({line}) >> {log} 2>&1 &")
         lines.append('  pids+=("$!")')
     return "\n".join([*lines, "}"])
 

@@ -42,7 +42,7 @@ def test_a_run_on_a_box(box):
     assert "GPU 0: one" in said and ": started" in said
     calls = home / "openseg_calls.jsonl"
     wait_for(calls.exists)
-    wait_for(lambda: "ended with code 0" in cloud.launch(*run, "--status"))
+    wait_for(lambda: ": ended with code 0" in cloud.launch(*run, "--status"))
     assert '"../runs/a", "--set", "name=a b"], "cuda,cpu"' in calls.read_text()
     assert "--distributed" not in calls.read_text()
     # What a training left must survive --delete; what can be made again need not.
