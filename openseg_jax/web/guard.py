@@ -86,7 +86,10 @@ def outside_paths(data: Any, folder: Path) -> Iterator[str]:
 def _inside(path: str, folder: Path) -> bool:
     if "\x00" in path or not os.path.isabs(path):
         return False
-    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+    try:
+        return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+    except (OSError, ValueError):  # characters that no name of a file can have
+        return False
 
 
 def sweep(folder: Path, most: int, *, least: int = LEAST_BYTES) -> None:

@@ -95,6 +95,7 @@ def test_only_uploads_are_served(app, tmp_path, path):
         {"data": [[{"a": {"path": "http://127.0.0.1/x"}}]]},
         {"data": [{"path": 5}]},
         {"path": "relative.png"},
+        {"path": "/\ud800.png"},
     ],
 )
 def test_requests_cannot_name_files(app, tmp_path, data):
