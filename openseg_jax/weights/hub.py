@@ -229,7 +229,12 @@ def _wanted(folder: Path, listed: Mapping[str, Any], name: str) -> list[str]:
 
 
 def _verify(path: Path, entry: Any) -> None:
-    """Compares a file with the hash that the hub keeps: SHA-256 of large files, git's of others."""
+    """Compares a file with the hash that the hub keeps: SHA-256 of large files, git's of others.
+
+    Where the network goes amid a pull, the client hands over what the cache has.
+    """
+    if not path.is_file():
+        raise UserError(f"{path.name}: did not arrive; pull again")
     lfs = getattr(entry, "lfs", None)
     sha = lfs.get("sha256") if isinstance(lfs, Mapping) else getattr(lfs, "sha256", None)
     blob = getattr(entry, "blob_id", None)

@@ -132,6 +132,21 @@ def test_a_file_that_arrives_changed_is_refused(folder, api, tmp_path, name):
         hub.pull(REPO, api=api)
 
 
+def test_a_file_that_does_not_arrive_is_told(folder, api, monkeypatch):
+    push(folder, api)
+    real = api.snapshot_download
+
+    def cut(repo, **how):
+        files = {n: d for n, d in api.repos[repo].items() if n != "model.safetensors"}
+        with monkeypatch.context() as patch:
+            patch.setitem(api.repos, repo, files)
+            return real(repo, **how)
+
+    monkeypatch.setattr(api, "snapshot_download", cut)
+    with pytest.raises(UserError, match=r"model\.safetensors: did not arrive"):
+        hub.pull(REPO, api=api)
+
+
 def test_a_config_that_names_other_places_is_refused(folder, api):
     push(folder, api)
     about = json.loads(api.repos[REPO]["config.json"])
