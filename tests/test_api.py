@@ -1,5 +1,6 @@
 """The facade: five lines, arrays or paths, results that know their names."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -66,6 +67,24 @@ def test_rounds_keep_the_names_in_place(fake, monkeypatch):
     assert max(len(asked) for asked, _ in fake.calls) <= 4
     plain = FakeSegmenter().segment({}, red_and_blue()[None], tuple(names)).probs[0]
     np.testing.assert_array_equal(result.label_map == 12, plain[11] > 0.5)
+
+
+def test_rounds_that_find_nothing_leave_background(fake, monkeypatch):
+    """Methods with a background threshold, SegCLIP for one, may keep no label at all."""
+    monkeypatch.setattr(rounds, "ROUND", 2)
+    segment = FakeSegmenter.segment
+
+    def strict(self, *given):
+        assert given[2], "a round of no labels"
+        masks = segment(self, *given)
+        found = masks.probs.any((2, 3))
+        return dataclasses.replace(masks, scores=masks.scores * found, valid=found)
+
+    monkeypatch.setattr(FakeSegmenter, "segment", strict)
+    result = openseg_jax.segment(red_and_blue(), ["a", "b", "c"])
+    assert not result.kept and not result.label_map.any() and not any(result.scores.values())
+    both = openseg_jax.segment(red_and_blue(), ["a", "b", "c", "red"])
+    assert both.kept == ("red",)
 
 
 def test_progress_tells_every_round(fake, monkeypatch):

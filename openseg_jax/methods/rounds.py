@@ -63,9 +63,11 @@ def compete(
         best = np.argsort(-np.where(alive[i], scores[i], -1.0), kind="stable")[:ROUND]
         final = np.sort(best[alive[i][best]])
         last = [names[j] for j in final]
+        scores[i], alive[i] = 0.0, False
+        if not last:
+            continue  # all of the picture is background, as SegCLIP may find
         painted, last_scores, last_alive = _masks(segmenter, images[i : i + 1], last, background)
         labels[i] = np.concatenate([[0], final + 1])[painted[0]]
-        scores[i], alive[i] = 0.0, False
         scores[i, final], alive[i, final] = last_scores[0], last_alive[0]
     return labels, scores, alive
 
