@@ -184,7 +184,13 @@ news() {
 
 case ${1:-} in
   setup) setup ;;
-  run) run ;;
+  run)
+    run
+    code=$?
+    # The system may go on to know a process that has ended: in containers often nobody collects it.
+    rm -f pid
+    exit "$code"
+    ;;
   start)
     if alive; then
       echo "launch: $(hostname): already running"

@@ -161,13 +161,13 @@ def test_asked_to_stop_at_birth_it_stops(tmp_path, heard):
 
 def test_a_request_to_stop_forgets_no_process(tmp_path):
     # It comes between a look at a process and the note that it runs.
-    code = "import time; time.sleep(2); print('done')"
+    code = "open('born', 'w'); import time; time.sleep(2); print('done')"
     each = [(sys.executable, "-S", "-c", x) for x in (code, "pass")]
     both = Machine(each, {}, "", folder=".", restarts=0)
-    ask = 'kill() { :; }; command kill -TERM "$$"; unset -f kill'
-    asked = f'if kill -0 "$pid" 2>/dev/null; then\n        [ -e stopped ] || {{ {ask}; }}\n'
+    ask = '{ kill() { :; }; command kill -TERM "$$"; unset -f kill; }'
+    look = 'if kill -0 "$pid" 2>/dev/null; then\n'
     whole = both.script()
-    text = whole.replace('if kill -0 "$pid" 2>/dev/null; then\n', asked)
+    text = whole.replace(look, f"{look}[ ! -e born ] || [ -e stopped ] || {ask}\n")
     assert text != whole
     (tmp_path / "machine.sh").write_text(text)
     subprocess.run(["bash", str(tmp_path / "machine.sh"), "run"], timeout=300)
@@ -190,3 +190,14 @@ def test_who_waits_is_shown_the_log_to_its_end(tmp_path):
     said = subprocess.check_output([*machine, "wait"], text=True, env=slow)
     assert said == (tmp_path / "log.txt").read_text() and said.endswith("ended with code 0\n")
     assert said.count("two") == 1
+
+
+def test_an_ended_run_is_over_though_nobody_collects_its_process(tmp_path):
+    (tmp_path / "machine.sh").write_text(python("print('hello')").script())
+    machine = ("bash", str(tmp_path / "machine.sh"))
+    child = subprocess.Popen([*machine, "run"])
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    os.kill(child.pid, 0)  # known still
+    assert "ended with code 0" in subprocess.check_output([*machine, "status"], text=True)
+    assert subprocess.run([*machine, "wait"], timeout=300).returncode == 0
+    assert child.wait() == 0
