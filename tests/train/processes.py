@@ -8,15 +8,17 @@ exit code of that process when it has ended.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+from tests.ports import held_port
 
 
 class Job:
@@ -46,6 +48,54 @@ class Job:
         return [line for line in self.said().splitlines() if line.startswith("openseg:")]
 
 
+class Gate:
+    """Where processes of one training wait, in the middle of a step, until it opens.
+
+    Each has done its share of the step and has yet to ask whether all shall stop.
+
+    Args:
+        folder: of its own.
+        step: in which they wait.
+        notice: opens when JAX has told all of a signal to one, which it looks for once a second.
+    """
+
+    def __init__(self, folder: Path, step: int, notice: bool = False) -> None:
+        folder.mkdir(exist_ok=True)
+        self.folder, self.step, self.notice = folder, step, notice
+
+    def open(self) -> None:
+        (self.folder / "open").touch()
+
+    def waiting(self) -> int:
+        """Counts the processes that have come to it."""
+        return len(list(self.folder.glob("process_*")))
+
+    def guard(self) -> None:
+        """Has this process stop at it."""
+        from openseg_jax.train.stopping import Stopping
+
+        wanted = Stopping.wanted
+
+        def later(stopping: Stopping, step: int) -> bool:
+            if step == self.step:
+                (self.folder / f"process_{os.getpid()}").touch()
+                self._wait()
+            return wanted(stopping, step)
+
+        Stopping.wanted = later
+
+    def _wait(self) -> None:
+        if self.notice:
+            from jax._src.distributed import global_state
+
+            # The key of its preemption_sync_manager.cc.
+            global_state.client.blocking_key_value_get("RECEIVED_PREEMPTION_NOTICE", 600_000)
+            return
+        farm = os.getppid()
+        while not (self.folder / "open").exists() and os.getppid() == farm:
+            time.sleep(0.01)
+
+
 class Farm:
     """Starts `openseg` commands in forks of one process.
 
@@ -54,6 +104,7 @@ class Farm:
     """
 
     def __init__(self, cache: Path) -> None:
+        self._held = contextlib.ExitStack()
         self._server = subprocess.Popen(
             [sys.executable, "-W", "ignore", "-m", "tests.train.processes"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
@@ -66,22 +117,29 @@ class Farm:
         self._server.stdin.flush()
         return int(self._server.stdout.readline())
 
-    def start(self, log: Path, *argv: object, devices: int = 1) -> Job:
+    def start(self, log: Path, *argv: object, devices: int = 1, gate: Gate | None = None) -> Job:
         flags = (
             f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
         )
-        return Job(self, self.ask([[str(x) for x in argv], {"XLA_FLAGS": flags}, str(log)]), log)
+        held = [str(gate.folder), gate.step, gate.notice] if gate else None
+        question = [[str(x) for x in argv], {"XLA_FLAGS": flags}, str(log), held]
+        return Job(self, self.ask(question), log)
 
-    def together(self, count: int, workdir: Path, *argv: object, devices: int = 1) -> list[Job]:
+    def together(
+        self,
+        count: int,
+        workdir: Path,
+        *argv: object,
+        devices: int = 1,
+        gate: Gate | None = None,
+    ) -> list[Job]:
         """Starts `count` processes of one training, on this machine."""
-        with socket.socket() as free:
-            free.bind(("localhost", 0))
-            port = free.getsockname()[1]
+        port = self._held.enter_context(held_port())
         return [
             self.start(
                 workdir.with_name(f"{workdir.name}.{process}.log"),
                 *train(workdir), *argv, "--coordinator", f"localhost:{port}",
-                "--processes", count, "--process", process, devices=devices,
+                "--processes", count, "--process", process, devices=devices, gate=gate,
             )
             for process in range(count)
         ]  # fmt: skip
@@ -90,6 +148,7 @@ class Farm:
         assert self._server.stdin is not None
         self._server.stdin.close()
         self._server.wait()
+        self._held.close()
 
 
 def train(workdir: Path) -> list[object]:
@@ -141,7 +200,7 @@ def serve() -> None:
             _, status = os.waitpid(question, 0)
             print(os.waitstatus_to_exitcode(status), flush=True)
             continue
-        argv, variables, log = question
+        argv, variables, log, held = question
         number = os.fork()
         if number == 0:
             file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -149,6 +208,8 @@ def serve() -> None:
             for old, new in ((empty, 0), (file, 1), (file, 2)):
                 os.dup2(old, new)
             os.environ.update(variables)
+            if held is not None:
+                Gate(Path(held[0]), *held[1:]).guard()
             sys.exit(main.main(argv))
         print(number, flush=True)
 

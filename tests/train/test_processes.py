@@ -9,7 +9,7 @@ import pytest
 
 from openseg_jax.inputs.pipeline import batches
 from openseg_jax.train.checkpoint import Checkpoints
-from tests.train.processes import Farm, losses, settings, until
+from tests.train.processes import Farm, Gate, losses, settings, until
 
 pytestmark = pytest.mark.slow
 STEPS = 8
@@ -67,11 +67,16 @@ def test_the_number_of_processes_changes_nothing(unbroken):
 @pytest.mark.parametrize(("count", "victim"), [(2, 1), (4, 0)])
 def test_one_is_killed_and_all_start_again(farm, unbroken, tmp_path, count, victim):
     folder = tmp_path / "killed"
-    jobs = farm.together(count, folder, *EACH)
-    until(lambda: 5 in losses(folder), jobs)
-    jobs[victim].kill()
+    gate = Gate(tmp_path / "gate", 6)
+    jobs = farm.together(count, folder, *EACH, gate=gate)
+    until(lambda: gate.waiting() == count, jobs)
+    assert max(losses(folder)) == 5
+    lost = jobs.pop(victim)
+    lost.kill()
+    assert lost.wait() == -9
+    gate.open()
     codes = [job.wait() for job in jobs]
-    assert codes[victim] == -9 and 0 not in codes
+    assert 0 not in codes
     if victim:
         # The coordinator lives: the others say what happened, and do not wait for the dead.
         (line,) = jobs[0].lines()
@@ -84,8 +89,9 @@ def test_one_is_killed_and_all_start_again(farm, unbroken, tmp_path, count, vict
 
 def test_sigterm_to_one_stops_all_and_others_go_on(farm, unbroken, tmp_path):
     folder = tmp_path / "taken"
-    jobs = farm.together(2, folder, *EACH)
-    until(lambda: 2 in losses(folder), jobs)
+    gate = Gate(tmp_path / "gate", 3, notice=True)
+    jobs = farm.together(2, folder, *EACH, gate=gate)
+    until(lambda: gate.waiting() == 2, jobs)
     jobs[1].kill(signal.SIGTERM)
     assert [job.wait() for job in jobs] == [143, 143], jobs[0].said()
     (line,) = jobs[0].lines()
