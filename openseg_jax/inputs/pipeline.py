@@ -6,6 +6,7 @@ Workers run NumPy and Pillow code only: touching JAX in them would start a secon
 from __future__ import annotations
 
 import concurrent.futures
+import functools
 import multiprocessing
 import multiprocessing.resource_tracker
 import os
@@ -140,7 +141,7 @@ def _deaf(call: Callable[[], Example]) -> Example:
     return done.result()
 
 
-def _guard(index: int, count: int) -> None:
+def _guard(index: int, count: int, *, grace: float) -> None:
     """Prepares a loading process to outlive signals, but not the process that it loads for.
 
     Ctrl-C reaches all processes of a terminal, and schedulers send SIGTERM to all of a job; the
@@ -151,7 +152,7 @@ def _guard(index: int, count: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def later(number: int, frame: Any) -> None:
-        last = threading.Timer(_GRACE, os._exit, (128 + number,))
+        last = threading.Timer(grace, os._exit, (128 + number,))
         last.daemon = True
         last.start()
 
@@ -217,7 +218,8 @@ def batches(
                 # Grain's workers read an absl flag, and our commands do not parse absl's flags.
                 flags.FLAGS.mark_as_parsed()
             counted = grain.MultiprocessingOptions(num_workers=workers)
-            stream = stream.mp_prefetch(counted, worker_init_fn=_guard)
+            guard = functools.partial(_guard, grace=_GRACE)
+            stream = stream.mp_prefetch(counted, worker_init_fn=guard)
         return stream.__iter__()
 
     return Batches(start, batch_size, len(source))
