@@ -160,4 +160,5 @@ def _training(args: argparse.Namespace, machine: Machine) -> tuple[str, dict[str
 def _inference(args: argparse.Namespace, machine: Machine) -> tuple[str, dict[str, Any], bool]:
     from openseg_jax.plan import inference
 
-    return inference.run(args.inference, machine, args.batch or 1, args.set, exact=args.exact)
+    batch = 1 if args.batch is None else args.batch
+    return inference.run(args.inference, machine, batch, args.set, exact=args.exact)

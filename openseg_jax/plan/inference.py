@@ -141,7 +141,7 @@ def read_settings(settings: Sequence[str]) -> tuple[Asked, dict[str, Any]]:
     """Splits KEY=VALUE texts into what is planned and settings of the method.
 
     Raises:
-        UserError: for text without "=".
+        UserError: for text without "=", or a value that nothing can have.
     """
     asked, others = Asked(), {}
     for setting in settings:
@@ -157,6 +157,8 @@ def read_settings(settings: Sequence[str]) -> tuple[Asked, dict[str, Any]]:
                 raise expected(
                     f"--set {name}", type(getattr(asked, name)).__name__, repr(text), "correct it"
                 )
+            if isinstance(value, int) and value < 1:
+                raise expected(f"--set {name}", "1 or more", text, "correct it")
             setattr(asked, name, value)
         else:
             others[name] = value
@@ -183,6 +185,8 @@ def run(
     """
     if name not in METHODS:
         unknown_name(name, METHODS, "--inference")
+    if batch < 1:
+        raise expected("--batch", "1 or more", str(batch), "correct it")
     asked, others = read_settings(settings)
     chip = machine.chip
     shape = (1,) * chip.axes if chip.kind == "tpu" and chip.per_chip == 1 else machine.shape

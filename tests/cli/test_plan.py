@@ -38,6 +38,8 @@ def same_environment():
         (["--topology", "h100:1", "--config", "miniature_clip", "--mesh", "fsdp=x"], "fsdp=4"),
         (["--topology", "h100:1", "--inference", "carr"], "car"),
         (["--topology", "h100:1", "--inference", "car", "--set", "classes=many"], "int"),
+        (["--topology", "h100:1", "--inference", "segclip", "--set", "height=0"], "1 or more"),
+        (["--topology", "h100:1", "--inference", "segclip", "--batch", "0"], "1 or more"),
         (
             ["--topology", "h100:1", "--config", "miniature_clip:tiny", "--set", "init=nope"],
             "ViT-B-16",
