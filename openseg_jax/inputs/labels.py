@@ -92,5 +92,11 @@ def without(names: Sequence[str], labels: Iterable[str]) -> list[str]:
 
 
 def _tidy(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:  # bytes of another encoding, as a terminal hands them on
+        raise UserError(
+            f"labels: {text[:40]!r} holds what is no character; write it in UTF-8"
+        ) from error
     # Control characters would break tables and one-line messages.
     return re.sub(r"[\s\x00-\x1f\x7f]+", " ", text).strip()

@@ -58,3 +58,11 @@ def test_nothing_left_is_an_error():
 
 def test_without():
     assert labels.without(["Grass", "sky"], ["grass"]) == ["sky"]
+
+
+def test_bytes_of_another_encoding_are_told():
+    typed = b"zebra, caf\xe9".decode("utf-8", "surrogateescape")  # as Python gives arguments
+    with pytest.raises(UserError, match=r"labels: 'caf\\udce9' .* UTF-8"):
+        labels.parse_labels(typed)
+    with pytest.raises(UserError, match="UTF-8"):
+        labels.merge_duplicates(["zebra", typed])
