@@ -128,7 +128,7 @@ def _launch(options: Options, folder: Path) -> tuple[Any, str]:
     from openseg_jax.web.guard import Guard
     from openseg_jax.web.models import Models, Programs, allowed
 
-    port = free_port(options.host, options.port)
+    free_port(options.host, options.port)  # said now, not after a minute of loading
     table, sam = allowed(["miniature", *options.models]), allowed(options.sam)
     service = pages.Service(
         Models(table, sam=sam), Programs(), options.limits, at_once=options.at_once
@@ -144,6 +144,8 @@ def _launch(options: Options, folder: Path) -> tuple[Any, str]:
         Guard, folder=folder, upload_bytes=options.limits.upload_bytes,
         folder_bytes=max(UPLOAD_FOLDER_BYTES, 2 * options.limits.upload_bytes),
     )  # fmt: skip
+    # Not found earlier: others take ports, too.
+    port = free_port(options.host, options.port)
     wanted: dict[str, Any] = {
         "server_name": options.host, "server_port": port, "share": False, "quiet": True,
         "prevent_thread_lock": True, "show_error": False, "inbrowser": False, "ssr_mode": False,
