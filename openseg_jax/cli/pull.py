@@ -16,7 +16,9 @@ from openseg_jax.weights.folder import CONFIG_FILE, read_json
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds this verb's arguments."""
     parser.add_argument("repo", help="OWNER/NAME on the hub, or OWNER/NAME@REVISION")
-    parser.add_argument("folder", nargs="?", help="where to copy it; an older one of ours goes")
+    parser.add_argument(
+        "folder", nargs="?", help="where to copy it; an older one of ours is replaced"
+    )
     parser.add_argument("--revision", help="a branch, tag or commit (default main)")
 
 

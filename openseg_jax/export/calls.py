@@ -27,7 +27,7 @@ from openseg_jax.weights.segclip_folder import segclip_of
 __all__ = ["Call", "canvas_size", "describe"]
 
 SYNONYMS = 8
-"""So many synonyms a name an export of dense CLIP takes."""
+"""How many synonyms of a name an export of dense CLIP takes."""
 
 _ALL = "8*k"
 _COPY = {"rule": "fit", "short_side": 0, "filter": "bicubic"}

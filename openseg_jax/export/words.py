@@ -93,7 +93,7 @@ def unit_rows(x: np.ndarray) -> np.ndarray:
 
 
 def padded_count(count: int, rows: dict[str, Any]) -> int:
-    """Chooses the number of rows for so many texts: few numbers, so that few are compiled."""
+    """Chooses how many rows texts are padded to: few sizes, so that few programs are compiled."""
     size = rows["least"]
     while size < count:
         size *= 2

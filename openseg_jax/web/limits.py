@@ -20,7 +20,8 @@ BACKGROUNDS = ("default", "none", "own texts")
 """Choices for the texts that may take pixels unreported."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "JPEG2000", "PPM")
-"""Of uploads, by Pillow's names: it decodes them itself, and not before it tells their size."""
+"""Formats of uploads, by Pillow's names: those that it decodes itself, and only after it has told
+their size."""
 
 _SHOWN = 60
 

@@ -50,7 +50,7 @@ class Models:
     Args:
         table: from `allowed`.
         sam: the same for SAM's weights; the one used last is kept.
-        keep: so many stay in memory.
+        keep: how many stay in memory.
         load: how weights are loaded.
     """
 

@@ -23,7 +23,7 @@ UPLOAD_FOLDER_BYTES = 1_000_000_000
 """Of all uploads together; the oldest are removed first."""
 
 SESSIONS = 16
-"""gradio keeps the last results of so many pages."""
+"""gradio keeps the last results of at most this many pages."""
 
 
 @dataclasses.dataclass(frozen=True)

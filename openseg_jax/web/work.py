@@ -61,7 +61,7 @@ def segment(
     programs: Programs,
     tell: Callable[[str], None] | None = None,
 ) -> Answer:
-    """Does one task.
+    """Carries out one task.
 
     Args:
         task: what to do.

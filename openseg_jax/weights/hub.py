@@ -205,7 +205,7 @@ def _cached(api: Any, name: str, revision: str) -> Pulled | None:
 def _wanted(folder: Path, listed: Mapping[str, Any], name: str) -> list[str]:
     """Lists the files to download: exactly those of our folder, else texts and one set of weights.
 
-    Names with a slash are nobody's we read; a repository may hold anything else beside.
+    Nothing that we read lies in a subfolder; a repository may hold anything else there.
     """
     about = _config(folder)
     if is_ours(about):
