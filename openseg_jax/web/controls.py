@@ -86,15 +86,17 @@ class Control:
         if self.choices:
             self._known(shown)
             return "" if self.setting == "sam" and shown == "none" else shown
-        whole = isinstance(shown, int | float) and not isinstance(shown, bool)
-        if not whole or not self.low <= shown <= self.high:
+        number = isinstance(shown, int | float) and not isinstance(shown, bool)
+        if not number or not self.low <= shown <= self.high:
             raise expected(
                 self.setting, f"a number from {self.low:g} to {self.high:g}", repr(shown)[:40],
                 "move the slider",
             )  # fmt: skip
         if self.off is not None and shown == self.off:
             return None
-        return int(shown) if float(self.step).is_integer() else float(shown)
+        # Weights may recommend what lies between two steps.
+        whole = float(self.step).is_integer() and float(shown).is_integer()
+        return int(shown) if whole else float(shown)
 
     def _known(self, name: Any) -> None:
         if name not in self.choices:

@@ -159,6 +159,7 @@ def test_settings_go_there_and_back():
     assert settings_of("car", shown) == {name: getattr(config, name) for name in shown}
     assert settings_of("segclip", {"bg_threshold": 0}) == {"bg_threshold": None}
     assert settings_of("segclip", {"top_classes": 4.0}) == {"top_classes": 4}
+    assert settings_of("maft", {"temperature": 14.5}) == {"temperature": 14.5}
     sam = {"mine": "/models/mine"}
     assert settings_of("car", {"sam": "mine"}, sam) == {"sam": "/models/mine"}
     assert settings_of("car", {"sam": "none"}, sam) == {"sam": ""}
