@@ -76,17 +76,31 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         yield aside
         aside.chmod(0o777 & ~_umask())
-        old = None
         if path.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
-            os.replace(path, old / path.name)
-        os.replace(aside, path)
-        if old is not None:
-            shutil.rmtree(old, ignore_errors=True)
+            _exchange(aside, path)
+        else:
+            os.replace(aside, path)
     except OSError as error:
         raise cannot_write(path, error) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _exchange(new: Path, path: Path) -> None:
+    """Puts a folder in the place of another and removes that one, or leaves that one there."""
+    old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
+    try:
+        os.replace(path, old / path.name)
+        try:
+            os.replace(new, path)
+        except OSError:
+            os.replace(old / path.name, path)
+            raise
+    except OSError:
+        with contextlib.suppress(OSError):  # not empty where even going back failed
+            old.rmdir()
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 @contextlib.contextmanager
