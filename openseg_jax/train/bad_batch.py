@@ -102,7 +102,7 @@ def replay(
                 f"those of {', '.join(map(str, opened.steps())) or 'none'}",
                 "copy it there",
             )  # fmt: skip
-        params = opened.restore_host(step - 1)["params"]
+        params = jax.tree.map(jnp.asarray, opened.restore_host(step - 1)["params"])
     _, frozen = built.task.init(key, batch_spec(built.source, config.batch_size))
     trained = trainable_names(built.task.trainable, flat_names(params))
     learning, fixed = split_params(params, trained)

@@ -3,6 +3,7 @@
 import signal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from openseg_jax.configs.miniature_clip import get_config
@@ -29,6 +30,26 @@ def _toy(monkeypatch):
 
 def build(config, mesh=None):
     return Toy(Line(nan_at=None if config.name == "sound" else NAN_AT))
+
+
+class Table(Line):
+    """Reads rows of a frozen table by numbers of the batch, as text towers read tokens."""
+
+    def __init__(self):
+        super().__init__((("table", False), (".*", True)), NAN_AT)
+
+    def init(self, key, batch):
+        params, frozen = super().init(key, batch)
+        return {**params, "table": jnp.zeros(2)}, frozen
+
+    def loss(self, params, frozen, batch, *, key):
+        value, metrics = super().loss(params, frozen, batch, key=key)
+        rows = (batch["x"][:, 0] > 0).astype(jnp.int32)
+        return value + params["table"][rows].sum(), metrics
+
+
+def build_table(config, mesh=None):
+    return Toy(Table())
 
 
 def _config(steps, name="sound", **more):
@@ -132,6 +153,15 @@ def test_the_very_batch_is_kept_though_metrics_are_seen_late(tmp_path, capsys):
     first, second, *_ = capsys.readouterr().out.splitlines()
     assert first.startswith(f"step {step}: loss nan, error ")
     assert second.startswith("gradients that are not finite: ") and second.endswith(" of 3")
+
+
+def test_a_batch_is_tried_again_with_frozen_tables(tmp_path, monkeypatch):
+    monkeypatch.setitem(setup.TASKS, "toy", ("tests.train.test_stopping", "build_table"))
+    with pytest.raises(TrainingDiverged):
+        train(_config(400, log_every=200), tmp_path, show=False)
+    step, _ = _fatal_step()
+    again = replay(_config(400), tmp_path, step)
+    assert np.isnan(again.metrics["loss"]) and "table" not in again.gradients
 
 
 def test_the_command_says_a_stop_in_one_line(tmp_path, monkeypatch, capsys):
