@@ -153,7 +153,9 @@ def advice(p: Planned) -> list[str]:
     c, m, found = p.config, p.measured, []
     if m.needed - m.state > 0.2 * m.needed:
         if p.rows > 1:
-            found.append(f"--accumulate {c.accumulate * 2}: half the activations at once")
+            # SegCLIP is not cut as CLIP is: see `accumulate` in configs/base.py.
+            price = ", but each part has no negatives beyond its own" * (c.task.name == "segclip")
+            found.append(f"--accumulate {c.accumulate * 2}: half the activations at once{price}")
         if remat_name(c.remat) == "none":
             found.append("--set remat=full: keep block inputs only, at a third more products")
         if c.dtype == "float32":

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from absl import logging
 from jax.sharding import Mesh
 
 from openseg_jax.inputs.pipeline import Source
@@ -133,6 +134,11 @@ def build(config: Config, mesh: Mesh | None = None) -> SegClipSetup:
     # Positions of other sizes are resampled as the published SegCLIP does it.
     vision = dataclasses.replace(clip.vision, pos_resample="bicubic")
     s = config.task.segclip
+    if config.accumulate > 1 and s.contrastive:
+        logging.warning(
+            "accumulate: each of the %d parts of a batch has no negatives beyond its own %d pairs",
+            config.accumulate, config.batch_size // config.accumulate,
+        )  # fmt: skip
     described = {key: s[key] for key in _MODEL_KEYS}
     model = SegCLIPConfig(clip=dataclasses.replace(clip, vision=vision), **described)
     switches = (config.scan, config.remat, config.attention)

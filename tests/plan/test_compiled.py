@@ -78,6 +78,12 @@ def test_an_answer_says_what_to_change():
     text = report.plan_text(planned(65536))
     assert "DOES NOT FIT" in text
     assert "--accumulate 2" in text and "remat=full" in text and "--batch 32768" in text
+    assert "negatives" not in text
+    segclip = planned(65536)
+    segclip.config.task.name = "segclip"
+    assert "--accumulate 2: half the activations at once, but each part has no negatives" in (
+        report.plan_text(segclip)
+    )
     heavy = report.plan_text(planned(16, state=20 * GIB))
     assert "--mesh fsdp=2" in heavy
     assert report.plan_dict(planned(65536))["advice"]

@@ -1,6 +1,7 @@
 """SegCLIP's training from each kind of input, on tiny data, to a folder that loads."""
 
 import json
+import logging
 import sys
 
 import jax
@@ -117,6 +118,16 @@ def test_starting_from_a_clip_keeps_what_it_has(world_model):
         clip["visual"]["blocks"]["ln_1"]["scale"][1:],
     )
     assert "tiny" in built.saw and built.licence == "Apache-2.0"
+
+
+def test_parts_of_a_batch_that_lose_negatives_are_warned_of(data, caplog):
+    caplog.set_level(logging.WARNING)
+    config = config_for("folder", data)
+    setup.build(config)
+    assert "negatives" not in caplog.text
+    config.accumulate = 2
+    setup.build(config)
+    assert "each of the 2 parts of a batch has no negatives beyond its own 2 pairs" in caplog.text
 
 
 def test_rules_of_the_recipe_match_the_published_groups():
