@@ -22,7 +22,7 @@ def build(checkout, target):
     """Builds the site of a checkout; returns the exit code and what was said."""
     call = [sys.executable, "-m", "mkdocs", "build", "--strict", "-d", str(target)]
     done = subprocess.run(
-        call, cwd=checkout, capture_output=True, text=True, timeout=300, check=False,
+        call, cwd=checkout, capture_output=True, text=True, timeout=1800, check=False,
         env={"PATH": "/usr/bin:/bin", "NO_MKDOCS_2_WARNING": "1", "PYTHONPATH": str(checkout)},
     )  # fmt: skip
     return done.returncode, done.stdout + done.stderr

@@ -54,8 +54,9 @@ def execute(path, folder, changes=(), flags=""):
             cell.source = source
     cells[0].source += "\nimport sys; print(sys.executable)"
     client = NotebookClient(
-        made, timeout=900, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
-    )
+        made, timeout=1800, startup_timeout=600, kernel_name="python3",
+        resources={"metadata": {"path": str(folder)}},
+    )  # fmt: skip
     began, spent = time.perf_counter(), os.times()
     with contextlib.suppress(CellExecutionError):
         client.execute(env={**os.environ, "XLA_FLAGS": f"{quick_flags()} {flags}"})

@@ -35,7 +35,8 @@ class Server:
         )  # fmt: skip
         self.lines, self.url = [], None
         self._ready = threading.Event()
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
         if not self._ready.wait(PATIENCE) or self.url is None:
             self.stop()
             pytest.fail("the server did not start:\n" + "".join(self.lines[-30:]))
@@ -62,10 +63,12 @@ class Server:
         if self.process.poll() is None:
             self.process.terminate()
         try:
-            return self.process.wait(60)
+            self.process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             self.process.kill()
-            return self.process.wait()
+            self.process.wait()
+        self._reader.join()  # what it said last
+        return self.process.returncode
 
 
 @pytest.fixture(scope="session")
@@ -94,7 +97,9 @@ def chrome():
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        browser = play.chromium.launch(
+            executable_path=path, args=["--no-sandbox"], timeout=1000 * PATIENCE
+        )
         yield browser
         browser.close()
 

@@ -182,6 +182,7 @@ def test_settings_reach_the_method(visit):
     visitor.method("MAFT")
     visitor.page.get_by_text("Settings of the method").click()
     box = visitor.page.locator("[id='os-maft.temperature'] input[type=number]")
+    box.wait_for()  # shown with the method's values, which the server tells
     assert float(box.input_value()) == 15  # the miniature's own
     box.fill("50")
     box.press("Tab")
