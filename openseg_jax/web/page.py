@@ -125,9 +125,10 @@ def build(service: Service) -> gr.Blocks:
         }  # fmt: skip
         go.click(**run, api_name="segment", api_visibility="public")
         words.submit(**run, api_visibility="private")
+        clicked = gr.State(0.0)
         chosen = chooser.click(
-            _choose, None, [picture, words], api_visibility="private", show_progress="hidden",
-            trigger_mode="multiple",
+            _choose, clicked, [picture, words, clicked], api_visibility="private",
+            show_progress="hidden", trigger_mode="multiple",
         )  # fmt: skip
         chosen.success(**{**run, "trigger_mode": "multiple"}, api_visibility="private")
         shown = [*panels.values(), *knobs.values()]
@@ -240,11 +241,15 @@ def _follow(service: Service, panels: list[str], knobs: list[str]) -> Callable[.
     return follow
 
 
-def _choose(event: gr.EventData) -> tuple[Any, str]:
-    """Puts an example in place."""
+def _choose(event: gr.EventData, last: float) -> tuple[Any, Any, float]:
+    """Puts an example in place, unless one that was clicked later is there: requests overtake."""
+    at = getattr(event, "at", None)
+    at = at if isinstance(at, int | float) else last
+    if at < last:
+        return gr.skip(), gr.skip(), last
     with _friendly():
         found = example(getattr(event, "example", None))
-    return found.image, ", ".join(found.labels)
+    return found.image, ", ".join(found.labels), at
 
 
 def _runner(service: Service, knobs: list[str]) -> Callable[..., Any]:

@@ -294,3 +294,16 @@ def test_bars_and_numbers():
         and html.number(0.456) == "0.46"
     )
     assert 'width:100.0%"' in html.bar(7) and 'left:45.0%"' in html.bar(0.1, 0.45)
+
+
+def test_an_example_that_was_clicked_earlier_and_arrives_later_changes_nothing():
+    gradio = pytest.importorskip("gradio", reason="run: pip install -e '.[web]'")
+    from openseg_jax.web import page
+
+    shown, words, last = page._choose(SimpleNamespace(example=2, at=20.5), 10)
+    assert shown is page.examples()[2].image and last == 20.5
+    assert words == ", ".join(page.examples()[2].labels)
+    late = page._choose(SimpleNamespace(example=1, at=20), last)
+    assert late == (gradio.skip(), gradio.skip(), last)
+    for at in ("soon", None):
+        assert page._choose(SimpleNamespace(example=1, at=at), last)[2] == last
