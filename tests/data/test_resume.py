@@ -147,14 +147,19 @@ def test_killed_processes(tmp_path):
     ]  # fmt: skip
     journal = tmp_path / "prepared" / ".ade.partial" / "done.jsonl"
     process = subprocess.Popen(command, start_new_session=True)
-    while process.poll() is None and not (
-        journal.exists() and len(journal.read_text().splitlines()) > 40
-    ):
+
+    def lines():
+        try:
+            return len(journal.read_text().splitlines())
+        except FileNotFoundError:  # not there yet, or done already
+            return 0
+
+    while process.poll() is None and lines() <= 40:
         time.sleep(0.005)
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    before = len(journal.read_text().splitlines()) if journal.exists() else 400
+    before = lines() if journal.exists() else 400
     out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert before == 400 or "by a run before" in out
     found = open_set("ade", tmp_path)

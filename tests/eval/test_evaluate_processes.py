@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ import pytest
 
 from tests.eval.colours import SIZES, Pictures
 from tests.eval.test_evaluate import evaluator, independent
+from tests.ports import held_port
 
 pytestmark = pytest.mark.slow
 
@@ -94,18 +94,17 @@ def test_two_devices_agree_with_one(method):
 
 
 def test_two_processes_add_up_exactly(tmp_path):
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
     join = "import jax\njax.distributed.initialize('localhost:{}', 2, {})\n"
-    children = [
-        start(
-            before=join.format(port, process), workdir=str(tmp_path / str(process)),
-            JAX_CPU_COLLECTIVES_IMPLEMENTATION="gloo",
-        )
-        for process in (0, 1)
-    ]  # fmt: skip
-    for devices, processes, matrix, names in map(finish, children):
+    with held_port() as port:
+        children = [
+            start(
+                before=join.format(port, process), workdir=str(tmp_path / str(process)),
+                JAX_CPU_COLLECTIVES_IMPLEMENTATION="gloo",
+            )
+            for process in (0, 1)
+        ]  # fmt: skip
+        found = [finish(child) for child in children]
+    for devices, processes, matrix, names in found:
         assert (devices, processes) == (1, 2)
         np.testing.assert_array_equal(matrix, independent(Pictures(SIZES)))
         assert names == [item.name for item in Pictures(SIZES).items]
