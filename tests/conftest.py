@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+from pathlib import Path
 
 from tests.compiling import quick_flags
 
@@ -25,5 +27,36 @@ except ImportError as error:
         f"openseg_jax is not installed ({error}); run: pip install -e '.[test]'"
     ) from error
 
+import jax
+
 # Fixtures that several packages use; they import JAX, so they stay behind the settings above.
 from tests.cli.tiny import picture, tiny_model, world_model  # noqa: F401
+
+GIB = 2**30
+
+
+def resident() -> int:
+    """Returns the bytes that this process holds; 0 where the system does not tell."""
+    try:
+        pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
+    except OSError:
+        return 0
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+class Growth:
+    """How much a test process held when it last let its compiled programs go."""
+
+    since = 0
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs_are_let_go():
+    """Drops what was compiled once it fills memory: thousands of tests would pile up gigabytes."""
+    yield
+    if resident() - Growth.since < 2 * GIB:
+        return
+    jax.clear_caches()
+    # Freed is not yet given back: glibc keeps what small allocations have torn.
+    ctypes.CDLL(None).malloc_trim(0)
+    Growth.since = resident()
