@@ -115,7 +115,7 @@ class SegClipTask:
         """Starts from `clip`, drawing what CLIP does not have; nothing is frozen apart."""
         del batch
         if self.clip is None:
-            params = jax.jit(lambda key: init_params(self.model, key))(key)
+            params = jax.jit(lambda key: init_params(self.looking, key))(key)
         else:
             start = start_from_clip(self.model.config, self.clip, key)
             logging.info("start from CLIP:\n%s", start.text())

@@ -104,6 +104,8 @@ def test_the_published_mixing_is_that_of_one_device(data):
     config.task.segclip.update(cross_batch_kv="torch18", scramble_images=2)
     task = setup.build(config).task
     assert task.model.cross_batch_kv == "torch18" and task.model.scramble_images == 2
+    # Fresh parameters are drawn with a single picture, which is no whole device.
+    assert jax.eval_shape(task.init, jax.random.key(0), {})[0]["visual"]["group"]
 
 
 def test_starting_from_a_clip_keeps_what_it_has(world_model):
