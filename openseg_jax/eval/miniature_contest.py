@@ -203,7 +203,7 @@ class Contest:
         seed: int = 0,
         stream: str = "test",
         scenes: int = 200,
-        validation_scenes: int = 100,
+        validation_scenes: int | None = None,
         size: int = 96,
         progress: Callable[[int, int], None] | None = None,
     ) -> ContestScores:
@@ -213,10 +213,13 @@ class Contest:
             seed: of the world.
             stream: "test" for numbers to report, "val" to choose recipes by.
             scenes: from the beginning of the stream.
-            validation_scenes: for the thresholds; with stream "val" they lie behind `scenes`.
+            validation_scenes: for the thresholds; with stream "val" they lie behind `scenes`. None
+                takes as many as `scenes`, 100 at most.
             size: side of a scene, pixels.
             progress: called with (scenes done, scenes in all).
         """
+        if validation_scenes is None:
+            validation_scenes = min(scenes, 100)
         first = scenes if stream == "val" else 0
         chosen = range(first, first + validation_scenes)
         tuned = self.tune([scene("val", i, size, seed=seed) for i in chosen])
