@@ -71,6 +71,7 @@ def test_texts_are_dropped_until_the_set_is_stable():
     assert result.masks.any() and set(np.unique(result.label_map())) <= {0, 1, 2, 3, 4, 5}
 
 
+@pytest.mark.slow
 def test_jitted_loop_equals_host_loop_and_batch_equals_singles():
     seg, text = setup()
     images = np.stack([IMAGE, OTHER])
@@ -221,6 +222,7 @@ def test_one_text_takes_one_step_and_scores_one():
     assert result.steps == 1 and result.scores[0] == pytest.approx(1) and result.alive.all()
 
 
+@pytest.mark.slow
 def test_a_lone_text_without_rivals_is_empty_in_parity_only():
     cam, cls = clips()
     text = random_text(cam, cls, 1, rivals=0)

@@ -146,6 +146,7 @@ def test_masks_are_those_that_transformers_keeps(nms):
     assert masks.shape == want.shape and (masks != want).sum() <= 2
 
 
+@pytest.mark.slow
 def test_how_many_points_are_decoded_at_once_changes_nothing():
     masks, scores = Painter(**{**OPEN, "nms_threshold": 0.8}).scored(picture())
     assert len(masks) > 5 and (np.diff(scores) <= 0).all()

@@ -79,6 +79,7 @@ def test_switches_and_bfloat16():
     assert np.abs(np.asarray(half, np.float32) - want).max() < 0.06 * np.abs(want).max()
 
 
+@pytest.mark.slow
 def test_gradients_equal_the_dense_form():
     image, masks = inputs((3, 3), 4)
 

@@ -170,6 +170,7 @@ def decode(config, params, dtype=jnp.float32):
     return jax.jit(lambda e, p, m: apply({"params": params}, e, p, masks=m, method=Sam.decode))
 
 
+@pytest.mark.slow
 def test_an_image_for_all_prompts_or_one_for_each_are_the_same():
     config, params = alone()
     _, points, _, mask, _ = prompts(config.image_size, config.mask_size)

@@ -111,6 +111,7 @@ def test_an_exact_ellipse_is_another_set_of_pixels():
         assert (drawn != rim).any()
 
 
+@pytest.mark.slow
 def test_padding_changes_nothing():
     shape, canvas = (61, 84), (96, 128)
     found = random_ellipses(60, shape, seed=4)

@@ -1,5 +1,6 @@
 import jax
 import numpy as np
+import pytest
 from openseg_jax.configs.miniature_segclip import get_config
 
 from openseg_jax.inputs.pipeline import batches
@@ -34,6 +35,7 @@ def test_what_it_shows_of_a_batch():
     np.testing.assert_allclose(counts / counts.sum(-1)[:, None], spread["assignment/share"])
 
 
+@pytest.mark.slow
 def test_images_are_looked_at_by_themselves_however_they_are_trained():
     """The published mixing is one of training; evaluation sees one image at a time."""
     config = get_config("tiny")

@@ -33,6 +33,7 @@ def test_accumulated_step_is_the_step_of_the_whole_batch():
     assert found["params"] < 1e-5 and found["metrics"] < 1e-5, found
 
 
+@pytest.mark.slow
 def test_averaged_parts_are_another_step():
     task, params, want = whole()
     assert isinstance(task, TwoStage) and not isinstance(OneStage(task), TwoStage)

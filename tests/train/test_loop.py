@@ -68,6 +68,7 @@ def test_divergence_stops_and_keeps_the_last_sound_state(tmp_path):
     assert all(np.isfinite(x).all() for x in flat_names(params).values())
 
 
+@pytest.mark.slow
 def test_export_is_a_folder_that_loads(tmp_path):
     config = _config(2)
     state = train(config, tmp_path / "run", on_checkpoint=exporter(config, tmp_path / "out"),

@@ -108,6 +108,7 @@ def test_the_published_mixing_is_that_of_one_device(data):
     assert jax.eval_shape(task.init, jax.random.key(0), {})[0]["visual"]["group"]
 
 
+@pytest.mark.slow
 def test_starting_from_a_clip_keeps_what_it_has(world_model):
     config = get_config("tiny")
     config.init = str(world_model)
