@@ -28,7 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what = parser.add_argument_group("what visitors may use")
     what.add_argument(
         "--model", nargs="+", action="extend", default=[], metavar="NAME",
-        help="names or folders of weights, besides the miniature; see openseg models",
+        help="names or folders of weights besides the miniature, the first of them chosen when the "
+        "page opens; see openseg models",
     )  # fmt: skip
     what.add_argument(
         "--sam", nargs="+", action="extend", default=[], metavar="NAME",

@@ -27,10 +27,13 @@ __all__ = ["Service", "build", "looks"]
 _HERE = Path(__file__).parent
 _FIRST_SIDE = 384
 _LEAST_SIDE = 64
-_WORLD = (
-    "The bundled <b>miniature</b> model knows only its own drawn world of 30 things, like the "
-    "examples. Photographs need real weights: start with <code>openseg serve --model NAME</code>."
+_WORLD = "The bundled <b>miniature</b> model knows only its own drawn world of 30 things, "
+# Said where it is the only model, and where there are others, of which one is chosen at first.
+_ALONE = (
+    f"{_WORLD}like the examples. Photographs need real weights: start with "
+    "<code>openseg serve --model NAME</code>."
 )
+_AMONG_OTHERS = f"{_WORLD}those of the examples: choose it for them."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +78,7 @@ def build(service: Service) -> gr.Blocks:
             with gr.Column(scale=5, min_width=320):
                 picture = _picture(service.limits)
                 chooser = gr.HTML(
-                    _examples(),
+                    _examples(alone=len(service.models.table) == 1),
                     elem_id="os-choose",
                     js_on_load=_script("examples.js"),
                     apply_default_css=False,
@@ -184,7 +187,7 @@ def _choices(service: Service) -> tuple[Any, Any, dict[str, Any], dict[str, Any]
                 for control in controls.controls_of(name, tuple(service.models.sam)):
                     knobs[control.key] = _knob(control)
     for name in controls.METHODS:
-        for key, value in _values(service, name, names[0]).items():
+        for key, value in _first_values(service, name).items():
             knobs[key].value = value
     return method, model, knobs, panels
 
@@ -226,6 +229,16 @@ def _values(service: Service, method: str, model: str) -> dict[str, Any]:
         control.key: control.shown(getattr(config, control.setting))
         for control in controls.controls_of(method, tuple(service.models.sam))
     }
+
+
+def _first_values(service: Service, method: str) -> dict[str, Any]:
+    """Returns a method's settings on the first weights that can serve it, none where none can."""
+    for model in service.models.table:
+        try:
+            return _values(service, method, model)
+        except UserError:  # said when somebody chooses the two together
+            continue
+    return {}
 
 
 def _follow(service: Service, panels: list[str], knobs: list[str]) -> Callable[..., Any]:
@@ -321,14 +334,15 @@ class _friendly:
         raise gr.Error(text(line), title=title, duration=20, print_exception=False) from error
 
 
-def _examples() -> str:
+def _examples(*, alone: bool) -> str:
     buttons = join(
         f'<button type="button" data-example="{place}" title="{text(", ".join(found.labels))}" '
         f'aria-label="example: {text(found.caption)}">'
         f'<img alt="" src="{picture_uri(found.image)}"></button>'
         for place, found in enumerate(examples())
     )
-    return f'<p class="os-hint">{_WORLD}</p><div class="os-examples">{buttons}</div>'
+    hint = _ALONE if alone else _AMONG_OTHERS
+    return f'<p class="os-hint">{hint}</p><div class="os-examples">{buttons}</div>'
 
 
 def _no_result() -> str:

@@ -32,7 +32,8 @@ class Options:
 
     Attributes:
         host, port: to listen on; port 0 takes a free one.
-        models: names or folders that visitors may use, besides the miniature.
+        models: names or folders that visitors may use, besides the miniature; the first is the one
+            that is chosen when the page opens.
         sam: the same for SAM's weights.
         limits: of a request.
         queue: requests that may wait. at_once: worked on at the same time.
@@ -129,7 +130,8 @@ def _launch(options: Options, folder: Path) -> tuple[Any, str]:
     from openseg_jax.web.models import Models, Programs, allowed
 
     free_port(options.host, options.port)  # said now, not after a minute of loading
-    table, sam = allowed(["miniature", *options.models]), allowed(options.sam)
+    # The first is chosen when the page opens.
+    table, sam = allowed([*options.models, "miniature"]), allowed(options.sam)
     service = pages.Service(
         Models(table, sam=sam), Programs(), options.limits, at_once=options.at_once
     )
