@@ -27,13 +27,15 @@ __all__ = ["Service", "build", "looks"]
 _HERE = Path(__file__).parent
 _FIRST_SIDE = 384
 _LEAST_SIDE = 64
-_WORLD = "The bundled <b>miniature</b> model knows only its own drawn world of 30 things, "
-# Said where it is the only model, and where there are others, of which one is chosen at first.
+# Said where the miniature is the only model, and where others are there, the first of them chosen.
 _ALONE = (
-    f"{_WORLD}like the examples. Photographs need real weights: start with "
-    "<code>openseg serve --model NAME</code>."
+    "The bundled <b>miniature</b> model knows only its own drawn world of 30 things, like the "
+    "examples. Photographs need real weights: start with <code>openseg serve --model NAME</code>."
 )
-_AMONG_OTHERS = f"{_WORLD}those of the examples: choose it for them."
+_AMONG_OTHERS = (
+    "The examples are scenes of the drawn world that the bundled <b>miniature</b> model knows: "
+    "choose it for them."
+)
 
 
 @dataclasses.dataclass(frozen=True)
