@@ -25,6 +25,7 @@ from openseg_jax.methods.segclip_texts import from_embeddings
 from openseg_jax.methods.windows import window_starts
 from openseg_jax.models.segclip import SegCLIP, SegCLIPConfig
 from openseg_jax.models.variants import Preprocess, variant
+from openseg_jax.ops.masked_patches import kept_patches
 from openseg_jax.tasks.segclip import FROZEN, SegClipTask
 from openseg_jax.text.tokenizer import word_tokenizer
 from openseg_jax.train.optim import trainable_names
@@ -84,6 +85,40 @@ def bench_image(segclip: SegClip, args: argparse.Namespace) -> None:
         print(f"compiler's count: {count / 1e9:.1f} GFLOP")
 
 
+def products(config: SegCLIPConfig, tokens: int) -> dict[str, float]:
+    """Counts by hand what the step multiplies for a pair: FLOPs of value and all gradients."""
+    vision, text = config.clip.vision, config.clip.text
+    seen = kept_patches(patches := vision.grid**2, config.mask_ratio)
+    wide, narrow, regions = vision.width, config.decoder_width, config.centers
+    pixels = 3 * vision.patch_size**2
+
+    def block(count: int, width: int) -> float:
+        return count * (24 * width**2 + 4 * count * width)
+
+    def group(count: int) -> float:
+        # Keys and values are never computed: maps of all heads are applied on the centres' side.
+        cross = regions * 24 * wide**2 + 4 * vision.heads * regions * (regions + count) * wide
+        heads = 2 * count * wide * 2 * wide // vision.heads
+        return config.cross_layers * cross + heads + regions * 16 * wide**2
+
+    hidden, all_tokens = patches - seen, 1 + patches
+    decoder = (config.decoder_depth - 1) * block(all_tokens, narrow)
+    decoder += hidden * (20 * narrow**2 + 4 * all_tokens * narrow) + all_tokens * 4 * narrow**2
+    decoder += 2 * hidden * narrow * pixels + 2 * (1 + seen) * wide * narrow
+    forward = {
+        f"first blocks, {patches} patches": config.first_blocks * block(patches, wide),
+        f"first blocks, {seen} seen patches": config.first_blocks * block(seen, wide),
+        "text tower": text.depth * block(tokens, text.width),
+        "decoder": decoder,
+        "reconstruction's own blocks": config.recon_blocks * block(seen, wide),
+        "both groupings": group(patches) + group(seen),
+        "blocks of the regions": (vision.depth - config.first_blocks) * block(regions, wide),
+    }
+    # Gradients take two products for each. The patches' embedding is frozen and has none.
+    found = {name: 3.0 * count for name, count in forward.items()}
+    return found | {"patch embedding": 2.0 * patches * pixels * wide}
+
+
 def bench_step(config: SegCLIPConfig, params: Any, args: argparse.Namespace) -> None:
     """Times and counts the loss with all gradients of what trains."""
     task = SegClipTask(SegCLIP(config, dtype=jnp.dtype(args.dtype)), Preprocess(224))
@@ -110,6 +145,10 @@ def bench_step(config: SegCLIPConfig, params: Any, args: argparse.Namespace) -> 
     if not args.no_flops:
         count = flops(step, learning, fixed, batch, key)
         print(f"compiler's count: {count / 1e9 / args.batch:.1f} GFLOP a pair")
+        parts = products(config, args.tokens)
+        print(f"by hand, products alone: {sum(parts.values()) / 1e9:.1f}; of these")
+        for name, count in parts.items():
+            print(f"  {name}: {count / 1e9:.1f}")
     jitted = jax.jit(step)
     learning, fixed = jax.device_put((learning, fixed))
     clock(lambda: jitted(learning, fixed, batch, key))
