@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 from pathlib import Path
 
@@ -12,9 +11,8 @@ from tests.compiling import quick_flags
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ["OPENSEG_CACHE"] = "off"
-# Unoptimised code brings the suite from about ten minutes to five. OPENSEG_TEST_OPTIMIZED=1, which
-# the check script sets for one of its two runs, tests what users get; so does an XLA_FLAGS of your
-# own.
+# Unoptimised code: tiny models compile far longer than they run. OPENSEG_TEST_OPTIMIZED=1, which the
+# check script sets for one of its runs, tests what users get; so does an XLA_FLAGS of your own.
 if os.environ.get("OPENSEG_TEST_OPTIMIZED", "") in ("", "0"):
     os.environ.setdefault("XLA_FLAGS", quick_flags())
 
@@ -27,9 +25,8 @@ except ImportError as error:
         f"openseg_jax is not installed ({error}); run: pip install -e '.[test]'"
     ) from error
 
-import jax
-
 # Fixtures that several packages use; they import JAX, so they stay behind the settings above.
+from openseg_jax.web.models import drop_programs
 from tests.cli.tiny import picture, tiny_model, world_model  # noqa: F401
 
 GIB = 2**30
@@ -56,7 +53,5 @@ def programs_are_let_go():
     yield
     if resident() - Growth.since < 2 * GIB:
         return
-    jax.clear_caches()
-    # Freed is not yet given back: glibc keeps what small allocations have torn.
-    ctypes.CDLL(None).malloc_trim(0)
+    drop_programs()
     Growth.since = resident()
