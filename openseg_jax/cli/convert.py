@@ -65,11 +65,9 @@ def report_table(report: Report) -> Table:
 def check_target(src: str, dst: str) -> None:
     """Raises UserError for a target whose replacement would destroy something of others."""
     path = Path(dst)
-    if not path.exists():
-        return
     if Path(src).exists() and path.resolve() == Path(src).resolve():
         raise UserError(f"{dst}: source and target are the same; name another folder")
-    if path.suffix == ".npz" and is_npz(path):
+    if path.suffix == ".npz" and path.exists() and is_npz(path):
         if not (about_folder(path) / ABOUT_FILE).is_file():
             raise UserError(
                 f"{dst}: exists, and no {about_folder(path).name} beside it says that it is ours; "

@@ -135,8 +135,9 @@ def _launch(options: Options, folder: Path) -> tuple[Any, str]:
     service = pages.Service(
         Models(table, sam=sam), Programs(), options.limits, at_once=options.at_once
     )
-    # What cannot be loaded is said now, to the person who can mend it.
-    for name in table:
+    # What cannot be loaded is said now, to the person who can mend it. The first comes last, so
+    # that it is in memory still when the page opens with it.
+    for name in reversed(table):
         service.models.clip(name)
     for path in sam.values():
         service.models.segmenter("car", "miniature", {"sam": path})
