@@ -11,8 +11,8 @@ from tests.compiling import quick_flags
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ["OPENSEG_CACHE"] = "off"
-# Unoptimised code: tiny models compile far longer than they run. OPENSEG_TEST_OPTIMIZED=1, which the
-# check script sets for one of its runs, tests what users get; so does an XLA_FLAGS of your own.
+# Unoptimised code: tiny models compile far longer than they run. OPENSEG_TEST_OPTIMIZED=1, which
+# the check script sets for one of its runs, tests what users get; so does an XLA_FLAGS of your own.
 if os.environ.get("OPENSEG_TEST_OPTIMIZED", "") in ("", "0"):
     os.environ.setdefault("XLA_FLAGS", quick_flags())
 
